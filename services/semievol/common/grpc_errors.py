@@ -1,0 +1,74 @@
+"""The one place where errors of `semievol.common.errors` become gRPC statuses, and statuses become errors again.
+
+A status carries google.rpc.ErrorInfo (the class's name and details), BadRequest where a field is at fault, and RetryInfo where
+waiting helps, so that any client in any language sees the same facts as ours.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from semievol.common import errors
+
+DOMAIN = "semievol"
+
+
+def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
+    """The rich status of an error."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN, metadata=error.details))
+    violations = [error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)] if error.field else []
+    if isinstance(error, errors.InvalidInput):
+        violations += [
+            error_details_pb2.BadRequest.FieldViolation(field=f"{row.file}:{row.line}", description=row.reason) for row in error.rows
+        ]
+    if violations:
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, errors.Busy):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError:
+    """The error that a failed call stands for. `where` names the service and its address, for messages that gRPC itself wrote."""
+    code = rpc_error.code().name if isinstance(rpc_error, grpc.Call) else "UNKNOWN"
+    status = rpc_status.from_call(rpc_error) if isinstance(rpc_error, grpc.Call) else None
+    if status is None:  # written by gRPC, not by a server of ours
+        detail = rpc_error.details() if isinstance(rpc_error, grpc.Call) else str(rpc_error)
+        cls = errors.BY_CODE.get(code, errors.InternalError)
+        if cls is errors.Unavailable:
+            return errors.Unavailable(f"{where} does not answer ({detail}); is it running?")
+        if cls is errors.DeadlineExceeded:
+            return errors.DeadlineExceeded(f"{where} did not answer in time; it may be busy or its deadline too short.")
+        return cls(f"{where}: {code}: {detail}")
+    return _from_status(status, code)
+
+
+def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
+    field: str | None = None
+    reason, details, rows, retry_after_s = "", {}, [], 1.0
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            reason, details = info.reason, dict(info.metadata)
+        elif detail.Unpack(bad):
+            for violation in bad.field_violations:
+                file, _, line = violation.field.rpartition(":")
+                if file and line.isdigit():
+                    rows.append(errors.BadRow(file, int(line), violation.description))
+                else:
+                    field = violation.field
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    named = getattr(errors, reason, None)
+    cls = named if isinstance(named, type) and issubclass(named, errors.SemiEvolError) else errors.BY_CODE.get(code, errors.InternalError)
+    if cls is errors.Busy:
+        return errors.Busy(status.message, retry_after_s=retry_after_s, field=field)
+    if cls is errors.InvalidInput:
+        return errors.InvalidInput(status.message, field=field, details=details, rows=tuple(rows))
+    return cls(status.message, field=field, details=details)

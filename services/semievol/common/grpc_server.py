@@ -1,0 +1,213 @@
+"""What every server of the suite has: error mapping, health, reflection, a worker thread for blocking calls, a graceful end.
+
+A servicer's method is `return wire.response(await self._workers.run(context, core.method, wire.arguments(request)))`;
+everything else about being a server is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from semievol.common import errors
+from semievol.common.grpc_errors import to_status
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # pages are 64 KiB to 1 MiB; gRPC's own 4 MiB is too near
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # a unary call is silent while a model works
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),  # a port in use must fail, not be shared
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Workers:
+    """A small pool of threads between the event loop and blocking code. One thread for a model that does one thing at a time.
+
+    At most `max_waiting` calls wait; one more raises Busy, so that a queue never grows without bound.
+    """
+
+    def __init__(self, name: str, threads: int = 1, max_waiting: int = 64) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._limit = threads + max_waiting
+        self._active = 0
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """fn(*args) on a worker thread."""
+        self._admit()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: fn(*args, **kwargs))
+        finally:
+            self._active -= 1
+
+    async def run_cancellable(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """fn(*args, cancel=event) on a worker thread; the event is set when the client goes away or its deadline passes (R8)."""
+        cancel = threading.Event()
+        try:
+            return await self.run(fn, *args, cancel=cancel, **kwargs)
+        except asyncio.CancelledError:
+            cancel.set()
+            raise
+
+    async def stream(self, fn: Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any) -> AsyncIterator[T]:
+        """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes."""
+        loop, cancel = asyncio.get_running_loop(), threading.Event()
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        done = object()
+
+        def produce() -> None:
+            for item in fn(*args, cancel=cancel, **kwargs):
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        self._admit()
+        work = loop.run_in_executor(self._pool, produce)
+        work.add_done_callback(lambda _: queue.put_nowait(done))
+        try:
+            while (item := await queue.get()) is not done:
+                yield item
+            await work  # raises what fn raised
+        finally:
+            cancel.set()
+            self._active -= 1
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _admit(self) -> None:
+        if self._active >= self._limit:
+            raise errors.Busy(f"{self._limit} calls are at work or waiting already; try again in a second.")
+        self._active += 1
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Maps our errors to rich statuses; anything else is our bug: INTERNAL with a request id, the traceback in the log only."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = details.method
+        if handler.response_streaming:
+            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+            behaviour = _streaming(handler.stream_stream or handler.unary_stream, method)
+        else:
+            make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+            behaviour = _single(handler.stream_unary or handler.unary_unary, method)
+        return make(behaviour, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+
+
+def _single(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    async def call(request: Any, context: Context) -> Any:
+        started = time.monotonic()
+        try:
+            response = await behaviour(request, context)
+        except Exception as error:
+            await _abort(context, method, error, started)
+        log.debug("%s OK %.1f ms", method, 1000 * (time.monotonic() - started))
+        return response
+
+    return call
+
+
+def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        started = time.monotonic()
+        try:
+            stream = behaviour(request, context)
+            if not hasattr(stream, "__aiter__"):  # a handler that writes by itself (health's Watch)
+                await stream
+                return
+            async for response in stream:
+                yield response
+        except Exception as error:
+            await _abort(context, method, error, started)
+
+    return call
+
+
+async def _abort(context: Context, method: str, error: Exception, started: float) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, errors.SemiEvolError):
+        request_id = uuid.uuid4().hex[:12]
+        log.error("%s failed, request id %s", method, request_id, exc_info=error)
+        error = errors.InternalError(f"Internal error; the server's log has it under request id {request_id}.")
+    else:
+        log.info("%s %s %.1f ms: %s", method, error.code, 1000 * (time.monotonic() - started), error.message)
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a server: its full proto name, how to register its servicer, and how to prove that it works (R12)."""
+
+    name: str
+    register: Callable[[grpc.aio.Server], None]
+    probe: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+class Server:
+    """A gRPC server with health and reflection. NOT_SERVING until every probe has succeeded."""
+
+    def __init__(self, services: Sequence[Service], address: str = "127.0.0.1:0") -> None:
+        self._services = services
+        self._address = address
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        self._health = health_aio.HealthServicer()
+        self.address = ""
+
+    async def start(self) -> None:
+        """Binds, registers and probes. Raises Unavailable (port in use) or what a probe raises."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for service in self._services:
+            service.register(self._server)
+            await self._health.set(service.name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        names = [service.name for service in self._services]
+        reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], self._server)
+        host = self._address.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise errors.Unavailable(f"Cannot listen on {self._address}: the port is in use or not allowed.") from error
+        self.address = f"{host}:{port}"
+        await self._server.start()
+        for service in self._services:
+            await service.probe()
+            await self._health.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Stops taking calls, lets those in flight finish for `grace_s` seconds, then closes the services."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        for service in self._services:
+            if service.close:
+                await service.close()
+
+    async def wait(self) -> None:
+        await self._server.wait_for_termination()

@@ -1,0 +1,436 @@
+"""The Protocols that the algorithm, the steps and the controller stand on, with the plain values that cross them.
+
+Every port has an embedded backend, a gRPC client (`semievol.client`) and a shipped fake; one contract suite (tests/contract)
+runs over all of them. All methods block; callers that live on an event loop go through a worker thread
+(`semievol.common.grpc_server.Workers`). All raise only errors of `semievol.common.errors`.
+
+    n  inputs of a call        d  embedding dimension        L  tokens of a response
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from semievol.algorithm.types import Candidate, Message, Row, Selection, Task, Verdict
+
+FloatMatrix = npt.NDArray[np.float32]
+
+
+class Cancel(Protocol):
+    """Cooperative cancellation; a `threading.Event` is one. Long calls look at it between batches."""
+
+    def is_set(self) -> bool: ...
+
+
+class NeverCancelled:
+    """The default `Cancel`: nobody will ask."""
+
+    def is_set(self) -> bool:
+        return False
+
+
+NEVER = NeverCancelled()
+
+
+# ---------------------------------------------------------------- embedding
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderInfo:
+    """`model` as the user named it; `sha256` of its weights (hex); inputs longer than `max_tokens` are truncated."""
+
+    model: str
+    sha256: str
+    dimension: int
+    max_tokens: int
+
+
+class Embedder(Protocol):
+    """eps of Eq. 2: text -> unit vector."""
+
+    def info(self) -> EmbedderInfo: ...
+
+    def embed(self, texts: Sequence[str], *, cancel: Cancel = NEVER) -> FloatMatrix:
+        """[n] texts -> [n, d] float32, rows of L2 norm 1, in input order; n may be 0. Raises InvalidInput (empty text), Unavailable, Cancelled."""
+        ...
+
+
+# ---------------------------------------------------------------- retrieval
+
+
+class IndexType(StrEnum):
+    FLAT = "flat"  # exact
+    HNSW = "hnsw"  # approximate
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """`name`: ASCII letters, digits and underscores, at most 200, not starting with a digit. `text_search` adds a BM25 index over the records' text."""
+
+    name: str
+    dimension: int
+    index: IndexType = IndexType.FLAT
+    text_search: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRecord:
+    """One labeled row in a collection: `vector` is [d] of norm 1; `text` serves BM25 only."""
+
+    id: str
+    vector: Sequence[float]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    """Dense (`vector` set) or BM25 (`text` set): exactly one. Hits with `exclude_id` are left out (a row never retrieves itself)."""
+
+    vector: Sequence[float] | None = None
+    text: str | None = None
+    exclude_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """`score`: cosine in [-1, 1], or BM25 (>= 0); higher is nearer."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    spec: CollectionSpec
+    row_count: int
+
+
+class VectorIndex(Protocol):
+    """NN of Eq. 3 over named collections. What it holds is a cache: it can always be rebuilt from artifacts."""
+
+    def create(self, spec: CollectionSpec) -> None:
+        """The same spec again is a no-op; another spec under the same name raises AlreadyExists. Raises InvalidInput(field=)."""
+        ...
+
+    def upsert(self, name: str, records: Sequence[VectorRecord]) -> int:
+        """Returns how many records were written; visible to the next search. Raises NotFound, InvalidInput (wrong dimension)."""
+        ...
+
+    def search(self, name: str, queries: Sequence[VectorQuery], limit: int) -> list[list[Hit]]:
+        """[n] queries -> n lists of at most `limit` hits, best first, ties by id. FLAT is exact. Raises NotFound, InvalidInput, NotSupported."""
+        ...
+
+    def describe(self, name: str) -> CollectionInfo:
+        """Raises NotFound."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """A collection that is not there is no error."""
+        ...
+
+
+# ---------------------------------------------------------------- generation
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode. temperature 0 is greedy; 1 samples from the model's own distribution. `stop` strings are not part of the text."""
+
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One chat prompt. `seeds`: one per sample (len == Sampling.n), or empty for greedy or unseeded sampling; 0 <= seed < 2**63."""
+
+    id: str
+    messages: tuple[Message, ...]
+    seeds: tuple[int, ...] = ()
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end-of-turn token or a stop string
+    LENGTH = "length"  # max_tokens or the context is used up
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`token_logprobs` [L]: log P of each token (nats, raw: before temperature and top_p), end-of-turn token excluded."""
+
+    text: str
+    tokens: tuple[str, ...]
+    token_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The `Sampling.n` completions of one prompt. `prompt_tokens` counts the rendered chat template."""
+
+    id: str
+    completions: tuple[Completion, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """A piece of a streamed reply. The last one has a finish reason (and may have empty text)."""
+
+    text: str
+    tokens: tuple[str, ...] = ()
+    token_logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Teacher forcing: the log-probabilities of exactly this response after this prompt."""
+
+    id: str
+    messages: tuple[Message, ...]
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`token_logprobs` [L], nats, end-of-turn token excluded; empty if the response has no token."""
+
+    id: str
+    tokens: tuple[str, ...]
+    token_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A servable model. `base` is the base model as the user named it and `base_sha256` its fingerprint; for the base itself `adapter` and `adapter_sha256` are empty.
+
+    `name` is what requests put in `model`: `base`, or an adapter's name, which carries its content hash (R9).
+    """
+
+    name: str
+    base: str
+    base_sha256: str
+    adapter: str = ""
+    adapter_sha256: str = ""
+    max_model_tokens: int = 0
+
+
+BASE_MODEL = "base"  # the name under which every engine serves its base weights
+
+
+class Generator(Protocol):
+    """M(t): prompts in, answers with token log-probabilities out."""
+
+    def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
+        """[n] prompts -> n generations, in input order; n may be 0. Deterministic for given seeds and the same call on one machine.
+
+        Raises NotFound (model), InvalidInput(field=; a prompt longer than the model's context names its id), Busy, Unavailable, Cancelled.
+        """
+        ...
+
+    def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
+        """Streams one reply (Sampling.n == 1). Raises as `generate`."""
+        ...
+
+
+class Scorer(Protocol):
+    """log P(r_k | t, r_<k) of Eq. 6."""
+
+    def score(self, model: str, requests: Sequence[ScoreRequest], *, cancel: Cancel = NEVER) -> list[Score]:
+        """[n] -> n, in input order. Raises as Generator.generate; NotSupported where an endpoint cannot score."""
+        ...
+
+
+class AdapterHost(Protocol):
+    """Which adapters an engine serves."""
+
+    def models(self) -> list[ModelInfo]: ...
+
+    def load_adapter(self, name: str, uri: str) -> ModelInfo:
+        """`uri` names a published adapter (`artifact:<step key>`). The same name and content again is a no-op.
+
+        Raises NotFound (uri), Corrupt, AlreadyExists (name taken by other content), InvalidInput (not an adapter for this base).
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """An adapter that is not loaded is no error."""
+        ...
+
+
+# ---------------------------------------------------------------- judging
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """The n candidates of one row."""
+
+    row: Row
+    candidates: tuple[Candidate, ...]
+
+
+class Judge(Protocol):
+    """Self-justify (Eq. 5) and adaptive selection (Eq. 7-8)."""
+
+    def judge(self, model: str, task: Task, requests: Sequence[JudgeRequest], *, judge_all: bool = False, cancel: Cancel = NEVER) -> list[Verdict]:
+        """[n] rows -> n verdicts, in input order. `judge_all` asks the model about unanimous rows too (`judge: all`). Raises as Generator.generate."""
+        ...
+
+    def select(self, entropies: Mapping[str, float | None], theta: float, *, threshold_entropies: Sequence[float] | None = None) -> Selection:
+        """Row id -> H (None: no answer; NaN or infinite: no entropy) and theta in 0..100 -> the cut. `threshold_entropies` replaces the rows' own
+        entropies as the population of the percentile (`threshold_reference: labeled`). Raises InvalidInput(field=)."""
+        ...
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Where a fine-tuning run is. `state`: pending | running | succeeded | failed | cancelled. Times in seconds, loss in nats per token."""
+
+    key: str
+    state: str
+    step: int = 0
+    total_steps: int = 0
+    loss: float = 0.0
+    tokens_per_s: float = 0.0
+    eta_s: float = 0.0
+    adapter_uri: str = ""
+    error: str = ""
+    error_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """FT(M_base, D). Defaults: METHOD.md, "Parameters" (Tables 4-5, App. B of the paper).
+
+    `dataset_uri` names a JSONL artifact file of `{prompt, completion}` examples (`artifact:<step key>/train.jsonl`).
+    """
+
+    base_model: str
+    dataset_uri: str
+    epochs: float = 2.0
+    learning_rate: float = 1e-4
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    batch_size: int = 1
+    gradient_accumulation: int = 8
+    max_tokens: int = 1024
+    warmup_ratio: float = 0.1
+    seed: int = 0
+
+
+class Trainer(Protocol):
+    """Fine-tuning runs, keyed: the same key twice is one run."""
+
+    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
+        """Starts the run, or returns the one that this key has. Raises InvalidInput(field=), NotFound (dataset), AlreadyExists (key with another spec)."""
+        ...
+
+    def get_run(self, key: str) -> TrainingState:
+        """Raises NotFound."""
+        ...
+
+    def watch_run(self, key: str) -> Iterator[TrainingState]:
+        """Yields on every change and ends after the terminal state. Raises NotFound."""
+        ...
+
+    def cancel_run(self, key: str) -> TrainingState:
+        """A finished run stays as it is. Raises NotFound."""
+        ...
+
+
+# ---------------------------------------------------------------- storage
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    path: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """A flat name space of immutable objects: a local directory or an S3 bucket. Paths are relative, `/`-separated, without `..`."""
+
+    def put(self, path: str, source: bytes | Path) -> None:
+        """Writes the object, atomically and durably; an object that is there is replaced. Raises StorageError."""
+        ...
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes the object only if there is none (R3); False if there is one. Exactly one of concurrent callers gets True."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """Raises NotFound, StorageError."""
+        ...
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All objects whose path starts with `prefix`, in path order."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """An object that is not there is no error."""
+        ...
+
+
+# ---------------------------------------------------------------- launchers
+
+
+class JobState(StrEnum):
+    UNKNOWN = "unknown"  # never submitted, or its record is gone
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One process to run. `entrypoint` is `package.module:function`, called as function(args, cancel, emit).
+
+    `name` is unique per attempt and never reused; submitting the same name with the same content adopts the running job.
+    """
+
+    name: str
+    entrypoint: str
+    args: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """`exit_code` is None while the job runs; see semievol.common.errors for its meaning. `message` is the job's last error line."""
+
+    state: JobState
+    exit_code: int | None = None
+    message: str = ""
+
+
+class Launcher(Protocol):
+    """Runs jobs: in a thread, in a child process, as a Kubernetes Job."""
+
+    def submit(self, job: JobSpec) -> None:
+        """Raises AlreadyExists (same name, other content), Unavailable."""
+        ...
+
+    def state(self, name: str) -> JobStatus: ...
+
+    def logs(self, name: str, start: int = 0) -> list[str]:
+        """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job."""
+        ...
+
+    def cancel(self, name: str) -> None:
+        """Asks the job to stop (SIGTERM), then makes it stop; returns when it no longer runs. An unknown job is no error."""
+        ...
