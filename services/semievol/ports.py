@@ -214,9 +214,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A servable model. `base` is the base model as the user named it and `base_sha256` its fingerprint; for the base itself `adapter` and `adapter_sha256` are empty.
+    """A servable model. `base` is the base model as the user named it, `base_sha256` its fingerprint.
 
-    `name` is what requests put in `model`: `base`, or an adapter's name, which carries its content hash (R9).
+    `name` is what requests put in `model`: `base`, or an adapter's name, which carries its content hash (R9). For the base itself
+    `adapter` (a URI) and `adapter_sha256` are empty.
     """
 
     name: str
@@ -284,11 +285,15 @@ class JudgeRequest:
 class Judge(Protocol):
     """Self-justify (Eq. 5) and adaptive selection (Eq. 7-8)."""
 
-    def judge(self, model: str, task: Task, requests: Sequence[JudgeRequest], *, judge_all: bool = False, cancel: Cancel = NEVER) -> list[Verdict]:
+    def judge(
+        self, model: str, task: Task, requests: Sequence[JudgeRequest], *, judge_all: bool = False, cancel: Cancel = NEVER
+    ) -> list[Verdict]:
         """[n] rows -> n verdicts, in input order. `judge_all` asks the model about unanimous rows too (`judge: all`). Raises as Generator.generate."""
         ...
 
-    def select(self, entropies: Mapping[str, float | None], theta: float, *, threshold_entropies: Sequence[float] | None = None) -> Selection:
+    def select(
+        self, entropies: Mapping[str, float | None], theta: float, *, threshold_entropies: Sequence[float] | None = None
+    ) -> Selection:
         """Row id -> H (None: no answer; NaN or infinite: no entropy) and theta in 0..100 -> the cut. `threshold_entropies` replaces the rows' own
         entropies as the population of the percentile (`threshold_reference: labeled`). Raises InvalidInput(field=)."""
         ...

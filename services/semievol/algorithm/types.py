@@ -1,12 +1,12 @@
 """The quantities of the method as plain values. Symbols are the paper's (arXiv 2410.14745, Sec. 3).
 
-    t_i, t_j    a task: Row.question with Row.options
-    y_i         the response of a labeled row: Row.answer
-    N(t_j)      the k labeled instances nearest to t_j: a tuple of Row
-    y_j^m       the answer of collaborator m to row j: Candidate
-    y~_j        the pseudo-response of row j: Verdict
-    H(y~_j)     its entropy, nats per token: float
-    tau, theta  the cut and its percentile: Selection
+t_i, t_j    a task: Row.question with Row.options
+y_i         the response of a labeled row: Row.answer
+N(t_j)      the k labeled instances nearest to t_j: a tuple of Row
+y_j^m       the answer of collaborator m to row j: Candidate
+y~_j        the pseudo-response of row j: Verdict
+H(y~_j)     its entropy, nats per token: float
+tau, theta  the cut and its percentile: Selection
 """
 
 from __future__ import annotations

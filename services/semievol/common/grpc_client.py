@@ -11,7 +11,7 @@ import grpc
 
 from semievol.common import errors
 from semievol.common.grpc_errors import from_rpc_error
-from semievol.common.grpc_server import MAX_MESSAGE_BYTES
+from semievol.common.limits import MAX_MESSAGE_BYTES
 from semievol.ports import NEVER, Cancel
 
 _OPTIONS = [

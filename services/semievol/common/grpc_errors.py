@@ -20,10 +20,13 @@ def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
     """The rich status of an error."""
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN, metadata=error.details))
-    violations = [error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)] if error.field else []
+    violations = (
+        [error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)] if error.field else []
+    )
     if isinstance(error, errors.InvalidInput):
         violations += [
-            error_details_pb2.BadRequest.FieldViolation(field=f"{row.file}:{row.line}", description=row.reason) for row in error.rows
+            error_details_pb2.BadRequest.FieldViolation(field=f"{row.file}:{row.line}", description=row.reason)
+            for row in error.rows
         ]
     if violations:
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
@@ -66,7 +69,11 @@ def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     named = getattr(errors, reason, None)
-    cls = named if isinstance(named, type) and issubclass(named, errors.SemiEvolError) else errors.BY_CODE.get(code, errors.InternalError)
+    cls = (
+        named
+        if isinstance(named, type) and issubclass(named, errors.SemiEvolError)
+        else errors.BY_CODE.get(code, errors.InternalError)
+    )
     if cls is errors.Busy:
         return errors.Busy(status.message, retry_after_s=retry_after_s, field=field)
     if cls is errors.InvalidInput:

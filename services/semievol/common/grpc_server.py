@@ -24,10 +24,11 @@ from grpc_status import rpc_status
 
 from semievol.common import errors
 from semievol.common.grpc_errors import to_status
+from semievol.common.limits import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # pages are 64 KiB to 1 MiB; gRPC's own 4 MiB is too near
+
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -100,7 +101,7 @@ class Workers:
         self._active += 1
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps our errors to rich statuses; anything else is our bug: INTERNAL with a request id, the traceback in the log only."""
 
     async def intercept_service(

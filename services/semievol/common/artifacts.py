@@ -1,0 +1,214 @@
+"""Artifacts: what a step made, found again by what it was made from (R1, R2, R3).
+
+    blobs/<2 hex>/<sha256>                               the bytes, by content: writers of equal bytes cannot disturb each other
+    steps/<key>/[shard-<i>/]MANIFEST.json                written last, by conditional create: without it the step never happened
+    steps/<key>/[shard-<i>/]attempts/<id>.json           who made it, when, in how many seconds: beside the manifest, never in it
+
+A URI `artifact:<key>` names a step's output, `artifact:<key>/<file>` one of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from semievol.common import errors
+from semievol.common.keys import CHUNK_BYTES, canonical_json, sha256_file, sha256_hex
+from semievol.ports import ObjectStore
+
+_URI = re.compile(r"^artifact:([0-9a-f]{64})(?:/(.+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of an artifact: logical path, bytes, lower-case hex digest."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a step made from what. Equal work gives equal bytes: no times, hosts or attempts in here."""
+
+    key: str
+    contract: str  # step name and code contract version, `infer/1`
+    inputs: Mapping[str, str]  # logical name -> sha256
+    params: Mapping[str, Any]
+    files: tuple[File, ...]
+    shard: int | None = None
+
+    def file(self, path: str) -> File:
+        """Raises Corrupt if the step published no such file."""
+        for file in self.files:
+            if file.path == path:
+                return file
+        raise errors.Corrupt(f"Artifact {self.key[:12]} ({self.contract}) has no file {path}.")
+
+    def to_json(self) -> bytes:
+        files = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files]
+        body = {
+            "key": self.key,
+            "contract": self.contract,
+            "inputs": dict(self.inputs),
+            "params": dict(self.params),
+            "files": files,
+        }
+        return canonical_json(body | ({"shard": self.shard} if self.shard is not None else {}))
+
+    @staticmethod
+    def from_json(data: bytes) -> Manifest:
+        """Raises Corrupt."""
+        try:
+            body = json.loads(data)
+            files = tuple(File(file["path"], file["size"], file["sha256"]) for file in body["files"])
+            return Manifest(body["key"], body["contract"], body["inputs"], body["params"], files, body.get("shard"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.Corrupt(f"A manifest cannot be read: {error}.") from error
+
+
+def uri(key: str, file: str = "") -> str:
+    return f"artifact:{key}/{file}" if file else f"artifact:{key}"
+
+
+def parse_uri(text: str, *, field: str) -> tuple[str, str]:
+    """(key, file or empty). Raises InvalidInput(field=)."""
+    match = _URI.match(text)
+    if not match:
+        raise errors.InvalidInput(f"{text!r} is not an artifact URI; expected artifact:<64 hex digits>[/<file>].", field=field)
+    return match[1], match[2] or ""
+
+
+class Artifacts:
+    """Publishes and finds artifacts in an object store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self._verified: set[str] = set()  # digests that this process has checked
+
+    def manifest(self, key: str, shard: int | None = None) -> Manifest | None:
+        """The manifest under this key, or None: never made, or made but a blob is missing or damaged (a miss, R2)."""
+        manifest = self._read_manifest(key, shard)
+        if manifest is None or not all(self._intact(file) for file in manifest.files):
+            return None
+        return manifest
+
+    def publish(self, manifest_without_files: Manifest, files: Mapping[str, bytes | Path]) -> tuple[Manifest, bool]:
+        """Writes the blobs, then the manifest. Returns the manifest that counts and whether it is ours (False: superseded)."""
+        entries = []
+        for path, source in sorted(files.items()):
+            digest = sha256_hex(source) if isinstance(source, bytes) else sha256_file(source)
+            entry = File(path, len(source) if isinstance(source, bytes) else source.stat().st_size, digest)
+            if not self._intact(entry):
+                self.store.put(_blob(digest), source)
+            entries.append(entry)
+        base = manifest_without_files
+        manifest = Manifest(base.key, base.contract, base.inputs, base.params, tuple(entries), base.shard)
+        where = _manifest_path(base.key, base.shard)
+        for _ in range(3):
+            if self.store.create(where, manifest.to_json()):
+                return manifest, True
+            winner = self.manifest(base.key, base.shard)
+            if winner is not None:
+                return winner, False
+            self.store.delete(where)  # it stands over damaged blobs: a miss (R2)
+        raise errors.StorageError(f"Cannot publish {where}: it keeps being replaced by damaged artifacts.")
+
+    def read(self, file: File) -> bytes:
+        """The file's bytes, verified. Raises Corrupt."""
+        try:
+            with self.store.open(_blob(file.sha256)) as stream:
+                data = stream.read()
+        except errors.NotFound as error:
+            raise errors.Corrupt(
+                f"The bytes of {file.path} (sha256 {file.sha256[:12]}) are gone from the artifact store."
+            ) from error
+        if len(data) != file.size or sha256_hex(data) != file.sha256:
+            raise errors.Corrupt(f"The bytes of {file.path} (sha256 {file.sha256[:12]}) in the artifact store are damaged.")
+        return data
+
+    def read_json_lines(self, file: File) -> list[Any]:
+        """The objects of a JSON-lines file, verified. Raises Corrupt."""
+        return [json.loads(line) for line in self.read(file).splitlines()]
+
+    def resolve(self, text: str, *, field: str) -> tuple[Manifest, File | None]:
+        """What an artifact URI names. Raises InvalidInput(field=), NotFound."""
+        key, path = parse_uri(text, field=field)
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise errors.NotFound(f"There is no artifact {text}: it was never published, or it is damaged.", field=field)
+        return manifest, manifest.file(path) if path else None
+
+    def fetch(self, manifest: Manifest, directory: Path) -> Path:
+        """All files of an artifact as a plain directory, verified; made at once or not at all, and reused if it is there."""
+        if directory.is_dir():
+            return directory
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
+            made = Path(scratch, "artifact")
+            for file in manifest.files:
+                target = made / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(self.read(file))
+            try:
+                made.rename(directory)
+            except OSError as error:
+                if not directory.is_dir():  # otherwise somebody else made it meanwhile
+                    raise errors.StorageError(f"Cannot write {directory}: {error.strerror}.") from error
+        return directory
+
+    def record_attempt(self, key: str, shard: int | None, attempt: str, record: Mapping[str, Any]) -> None:
+        self.store.put(f"{_step_path(key, shard)}/attempts/{attempt}.json", canonical_json(dict(record)))
+
+    def attempts(self, key: str) -> list[dict[str, Any]]:
+        """All attempt records of a step, of every shard."""
+        records = []
+        for info in self.store.list(f"steps/{key}/"):
+            if "/attempts/" in info.path:
+                with self.store.open(info.path) as stream:
+                    records.append(json.loads(stream.read()))
+        return records
+
+    def _read_manifest(self, key: str, shard: int | None) -> Manifest | None:
+        try:
+            with self.store.open(_manifest_path(key, shard)) as stream:
+                return Manifest.from_json(stream.read())
+        except (errors.NotFound, errors.Corrupt):
+            return None
+
+    def _intact(self, file: File) -> bool:
+        """Whether the blob is there with its size and digest. The digest is computed once per process."""
+        try:
+            with self.store.open(_blob(file.sha256)) as stream:
+                return file.sha256 in self._verified or self._matches(stream, file)
+        except errors.NotFound:
+            return False
+
+    def _matches(self, stream: BinaryIO, file: File) -> bool:
+        digest, size = hashlib.sha256(), 0
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+        if size != file.size or digest.hexdigest() != file.sha256:
+            return False
+        self._verified.add(file.sha256)
+        return True
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/{digest[:2]}/{digest}"
+
+
+def _step_path(key: str, shard: int | None) -> str:
+    return f"steps/{key}" if shard is None else f"steps/{key}/shard-{shard:05d}"
+
+
+def _manifest_path(key: str, shard: int | None) -> str:
+    return f"{_step_path(key, shard)}/MANIFEST.json"

@@ -1,0 +1,21 @@
+"""Implementations of `ports.ObjectStore`, opened by URI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from semievol.common import errors
+from semievol.ports import ObjectStore
+
+
+def open_store(uri: str) -> ObjectStore:
+    """`file:///absolute/directory` or a plain path. Raises InvalidInput for any other scheme."""
+    from semievol.common.stores.local import LocalStore
+
+    scheme = urlsplit(uri).scheme
+    if scheme == "file":
+        return LocalStore(Path(unquote(urlsplit(uri).path)))
+    if not scheme:
+        return LocalStore(Path(uri))
+    raise errors.InvalidInput(f"Artifact stores of scheme {scheme!r} are not known; use file:///DIRECTORY.", field="store")
