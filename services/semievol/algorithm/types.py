@@ -93,15 +93,24 @@ class Weights(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Collaborator:
-    """One model configuration M_m of Eq. 4: weights plus the number of references in its prompt (0..k)."""
+    """One model configuration M_m of Eq. 4: weights plus the number of references in its prompt (0..k).
+
+    `sample` counts repetitions of a configuration from 0; more than 0 only where more collaborators than configurations are asked for.
+    """
 
     model: Weights
     references: int
+    sample: int = 0
+
+    @property
+    def configuration(self) -> str:
+        """`warm-2`: what seeds are derived from, together with `sample`."""
+        return f"{self.model}-{self.references}"
 
     @property
     def name(self) -> str:
-        """Stable name, unique within a run without repetition: `warm-2`."""
-        return f"{self.model}-{self.references}"
+        """Unique within a run: `warm-2`, or `warm-2-s1` for its first repetition."""
+        return f"{self.configuration}-s{self.sample}" if self.sample else self.configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,10 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """y~_j of Eq. 5 with how it was reached. `response` is the training target and what H measures; empty iff `answer` is None."""
+    """y~_j of Eq. 5 with how it was reached.
+
+    `response` is the training target and what H measures; empty iff `answer` is None.
+    """
 
     row_id: str
     decision: Decision
