@@ -1,0 +1,112 @@
+"""References to base models: what becomes a directory, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from semievol.common import errors, models
+from semievol.common.models import resolve_model
+
+
+def _directory(root: Path, weights: str = "model.safetensors") -> Path:
+    root.mkdir(parents=True)
+    (root / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (root / "tokenizer.json").write_text("{}")
+    (root / weights).write_bytes(b"\0" * 64)
+    return root
+
+
+def test_a_directory_is_used_where_it_lies(tmp_path: Path) -> None:
+    directory = _directory(tmp_path / "model")
+    model = resolve_model(str(directory), tmp_path / "cache")
+    assert model.directory == directory
+    assert model.reference == str(directory)
+    assert len(model.sha256) == 64
+
+
+def test_a_relative_directory_wins_over_a_hub_id_of_the_same_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _directory(tmp_path / "org" / "model")
+    monkeypatch.chdir(tmp_path)
+    model = resolve_model("org/model", tmp_path / "cache")
+    assert model.reference == "org/model"
+    assert model.directory == tmp_path / "org" / "model"
+
+
+def test_the_fingerprint_follows_content_and_not_place(tmp_path: Path) -> None:
+    one, other = _directory(tmp_path / "one"), _directory(tmp_path / "other")
+    (other / "README.md").write_text("a model card decides nothing")
+    assert resolve_model(str(one), tmp_path).sha256 == resolve_model(str(other), tmp_path).sha256
+    (other / "model.safetensors").write_bytes(b"\1" * 64)
+    assert resolve_model(str(one), tmp_path).sha256 != resolve_model(str(other), tmp_path).sha256
+
+
+def test_a_directory_without_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(errors.InvalidInput, match=r"config\.json") as caught:
+        resolve_model(str(tmp_path / "empty"), tmp_path)
+    assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.pt", "model.Q4_1.gguf"])
+def test_weights_in_other_formats_are_refused(tmp_path: Path, weights: str) -> None:
+    directory = _directory(tmp_path / "model", weights)
+    with pytest.raises(errors.InvalidInput, match=f"safetensors.*{weights}"):
+        resolve_model(str(directory), tmp_path)
+
+
+@pytest.mark.parametrize("reference", ["/no/such/directory", "./nowhere", "nowhere", "bundled:unknown"])
+def test_what_is_not_there_is_not_found(tmp_path: Path, reference: str) -> None:
+    with pytest.raises(errors.NotFound) as caught:
+        resolve_model(reference, tmp_path)
+    assert caught.value.field == "model"
+
+
+def test_an_empty_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidInput):
+        resolve_model("", tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(errors.Unavailable, match="give its directory"):
+        resolve_model("nobody/no-such-model", tmp_path)
+
+
+def test_a_damaged_cache_is_made_again_and_racers_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def convert(source: Path, target: Path) -> None:
+        made.append(target)
+        _directory(target)
+
+    monkeypatch.setattr(models, "_convert", convert)
+    target = tmp_path / "cache" / "model"
+    threads = [threading.Thread(target=models._prepare, args=(tmp_path, target)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert models._prepared(target)
+    (target / "model.safetensors").write_bytes(b"cut")
+    assert not models._prepared(target)
+    models._prepare(tmp_path, target)
+    assert models._prepared(target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["model"]
+
+
+@pytest.mark.models
+def test_the_bundled_model_is_prepared_once_and_loads_as_plain_safetensors(bundled_model: models.LocalModel) -> None:
+    directory = bundled_model.directory
+    names = {path.name for path in directory.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
+    config = json.loads((directory / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    assert "quantization_config" not in config
+    written = (directory / "model.safetensors").stat().st_mtime_ns
+    again = resolve_model("bundled:smollm2-135m", directory.parent)
+    assert again == bundled_model
+    assert (directory / "model.safetensors").stat().st_mtime_ns == written
