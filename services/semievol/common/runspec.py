@@ -1,0 +1,176 @@
+"""The run file: what one evolution is, with the paper's values as defaults (METHOD.md, "Parameters").
+
+One type serves the command line (YAML), the API (`wire.py` of the controller) and the planner. Keys are fixed and may grow.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from semievol.algorithm.collaborators import numbered, sample_collaborators
+from semievol.algorithm.types import AnswerForm, Collaborator, Task, TaskType, Weights
+from semievol.common import errors
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Strict):
+    """Files with the rows: paths relative to the run file, or URIs of uploads."""
+
+    labeled: str = Field(min_length=1)
+    unlabeled: str = Field(min_length=1)
+    test: str = ""
+    dev: str = ""
+
+
+class TaskSpec(_Strict):
+    """What every row asks for."""
+
+    type: TaskType = TaskType.CHOICE
+    answer: AnswerForm = AnswerForm.LETTER
+    instruction: str = ""
+
+    def task(self) -> Task:
+        return Task(self.type, self.answer, self.instruction)
+
+
+class CollaboratorSpec(_Strict):
+    """One collaborator, given explicitly."""
+
+    model: Weights
+    references: int = Field(ge=0)
+
+
+class TrainSpec(_Strict):
+    """FT(.): Tables 4 and 5 and App. B of the paper, and the authors' files (rank, cutoff, batch)."""
+
+    epochs: float = Field(2.0, gt=0, le=1000)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    lora_rank: int = Field(16, ge=1, le=512)
+    lora_alpha: int = Field(0, ge=0)  # 0: twice the rank
+    batch_size: int = Field(1, ge=1, le=4096)
+    gradient_accumulation: int = Field(8, ge=1, le=4096)
+    max_tokens: int = Field(1024, ge=8)
+    references: int = Field(0, ge=0)
+
+
+class RunSpec(_Strict):
+    """One evolution."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    model: str = Field(min_length=1)
+    embedding: str = Field(min_length=1)
+    data: DataSpec
+    task: TaskSpec = TaskSpec()
+    references: int = Field(3, ge=0, le=32)
+    collaborators: Annotated[int, Field(ge=1, le=64)] | list[CollaboratorSpec] = 4
+    theta: float = Field(50.0, ge=0, le=100)
+    iterations: int = Field(1, ge=1, le=100)
+    train: TrainSpec = TrainSpec()
+    seed: int = Field(0, ge=0, lt=2**63)
+    in_weight: bool = True
+    judge: Literal["disagreement", "all"] = "disagreement"
+    entropy_source: Literal["scored", "generated"] = "scored"
+    threshold_reference: Literal["unlabeled", "labeled"] = "unlabeled"
+    include_labeled: bool = True
+    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    max_no_answer: float = Field(0.5, ge=0, le=1)
+    bad_rows: Literal["fail", "quarantine"] = "fail"
+    shard_rows: int = Field(64, ge=1, le=65536)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        if isinstance(self.collaborators, list):
+            if not 1 <= len(self.collaborators) <= 64:
+                raise ValueError("collaborators: give 1 to 64 of them")
+            for index, one in enumerate(self.collaborators):
+                if one.references > self.references:
+                    raise ValueError(
+                        f"collaborators[{index}].references is {one.references}, but only {self.references} are retrieved"
+                    )
+                if one.model is Weights.WARM and not self.in_weight:
+                    raise ValueError(f"collaborators[{index}].model is warm, but in_weight: false trains no warm model")
+        if self.train.references > self.references:
+            raise ValueError(
+                f"train.references is {self.train.references}, but only {self.references} are retrieved (references)"
+            )
+        return self
+
+    def collaborator_list(self) -> tuple[Collaborator, ...]:
+        """The n configurations of Eq. 4: as given, or sampled from {base, warm} x {0..k} by the run's seed."""
+        if isinstance(self.collaborators, list):
+            return numbered([(one.model, one.references) for one in self.collaborators])
+        return sample_collaborators(self.collaborators, self.references, self.seed, in_weight=self.in_weight)
+
+
+def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
+    """A spec from plain values. Raises InvalidInput(field=) that says what is wrong with which key; for an unknown key, which is nearest."""
+    if not isinstance(value, dict):
+        raise errors.InvalidInput(f"{source} must hold keys and values, such as `name: demo`; `semievol init` writes one.")
+    try:
+        return RunSpec.model_validate(value)
+    except ValidationError as error:
+        problems = error.errors()
+        # of a union's branches (a number or a list of collaborators) the one that got furthest is the one that was meant
+        first = max(
+            (problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]),
+            key=lambda problem: len(problem["loc"]),
+        )
+        # pydantic puts the branch of a union into the location; a user knows only their own keys
+        path = [
+            str(part)
+            for part in first["loc"]
+            if not (isinstance(part, str) and ("[" in part or part in ("int", "constrained-int")))
+        ]
+        field = ".".join(path)
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 and first["loc"][:1] != ("collaborators",) else ""
+        raise errors.InvalidInput(f"{source}: {_describe(first, field, path)}{more}", field=field or None) from error
+
+
+def load_run_file(text: str, *, source: str) -> dict[str, Any]:
+    """The plain values of a YAML run file. Raises InvalidInput with the line of a syntax error."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise errors.InvalidInput(f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}.") from error
+    if not isinstance(value, dict):
+        raise errors.InvalidInput(f"{source} must hold keys and values, such as `name: demo`; `semievol init` writes one.")
+    return value
+
+
+def _describe(problem: Any, field: str, path: list[str]) -> str:
+    kind, given = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1)
+        return f"unknown key {field!r}" + (
+            f"; did you mean {'.'.join([*path[:-1], near[0]])!r}?" if near else "; see docs/run-file.md."
+        )
+    if kind == "missing":
+        return f"the key {field!r} is missing."
+    if kind == "value_error":
+        return f"{problem['ctx']['error']}."
+    message = "letters, digits, `-`, `_` and `.`, at most 63 of them" if kind == "string_pattern_mismatch" else problem["msg"]
+    return f"{field}: {message[0].lower()}{message[1:]}, not {given!r}."
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """The known keys at a place of the run file."""
+    models: dict[tuple[str, ...], type[BaseModel]] = {
+        (): RunSpec,
+        ("data",): DataSpec,
+        ("task",): TaskSpec,
+        ("train",): TrainSpec,
+    }
+    model = models.get(tuple(path), CollaboratorSpec if path[:1] == ["collaborators"] else RunSpec)
+    return list(model.model_fields)
