@@ -1,0 +1,1 @@
+"""Implementations of `ports.Launcher`: in a thread (inline), in a child process (subprocess), scripted (fake)."""
