@@ -9,7 +9,15 @@ from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.v1 import task_pb2
 from semievol.controller.v1 import controller_service_pb2 as pb
 
-_SCALARS = ("name", "model", "embedding", "iterations", "seed", "judge", "entropy_source", "threshold_reference") + (
+_SCALARS = (
+    "name",
+    "model",
+    "embedding",
+    "iterations",
+    "seed",
+    "judge",
+    "entropy_source",
+    "threshold_reference",
     "max_tokens",
     "bad_rows",
     "shard_rows",
