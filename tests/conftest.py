@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from semievol.common.models import LocalModel, resolve_model
@@ -19,3 +20,11 @@ def model_cache(pytestconfig: pytest.Config) -> Path:
 def bundled_model(model_cache: Path) -> LocalModel:
     """The real small model, SmolLM2-135M-Instruct."""
     return resolve_model("bundled:smollm2-135m", model_cache)
+
+
+@pytest.fixture(scope="session")
+def bundled_tokenizer(bundled_model: LocalModel) -> Any:
+    """The real small model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(bundled_model.directory)
