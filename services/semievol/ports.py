@@ -286,16 +286,25 @@ class Judge(Protocol):
     """Self-justify (Eq. 5) and adaptive selection (Eq. 7-8)."""
 
     def judge(
-        self, model: str, task: Task, requests: Sequence[JudgeRequest], *, judge_all: bool = False, cancel: Cancel = NEVER
+        self,
+        model: str,
+        task: Task,
+        requests: Sequence[JudgeRequest],
+        *,
+        judge_all: bool = False,
+        max_tokens: int = 128,
+        cancel: Cancel = NEVER,
     ) -> list[Verdict]:
-        """[n] rows -> n verdicts, in input order. `judge_all` asks the model about unanimous rows too (`judge: all`). Raises as Generator.generate."""
+        """[n] rows -> n verdicts, in input order; n may be 0. `judge_all` asks the model about unanimous rows too (`judge: all`);
+        `max_tokens` bounds a verdict. Raises as Generator.generate, and InvalidInput(field=) for a row id that comes twice."""
         ...
 
     def select(
         self, entropies: Mapping[str, float | None], theta: float, *, threshold_entropies: Sequence[float] | None = None
     ) -> Selection:
         """Row id -> H (None: no answer; NaN or infinite: no entropy) and theta in 0..100 -> the cut. `threshold_entropies` replaces the rows' own
-        entropies as the population of the percentile (`threshold_reference: labeled`). Raises InvalidInput(field=)."""
+        entropies as the population of the percentile (`threshold_reference: labeled`); empty is as None. Raises InvalidInput(field=)
+        for theta out of range and for `threshold_entropies` of which none is finite."""
         ...
 
 

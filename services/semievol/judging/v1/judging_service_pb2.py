@@ -26,37 +26,37 @@ from semievol.common.v1 import chat_pb2 as semievol_dot_common_dot_v1_dot_chat__
 from semievol.common.v1 import task_pb2 as semievol_dot_common_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)semievol/judging/v1/judging_service.proto\x12\x13semievol.judging.v1\x1a\x1dsemievol/common/v1/chat.proto\x1a\x1dsemievol/common/v1/task.proto\"\x89\x01\n\tCandidate\x12\x14\n\x0c\x63ollaborator\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x30\n\tno_answer\x18\x04 \x01(\x0e\x32\x1d.semievol.judging.v1.NoAnswer\x12\x16\n\x0etoken_logprobs\x18\x05 \x03(\x02\"e\n\tJudgeItem\x12$\n\x03row\x18\x01 \x01(\x0b\x32\x17.semievol.common.v1.Row\x12\x32\n\ncandidates\x18\x02 \x03(\x0b\x32\x1e.semievol.judging.v1.Candidate\"\x87\x01\n\x0cJudgeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x04task\x18\x02 \x01(\x0b\x32\x18.semievol.common.v1.Task\x12-\n\x05items\x18\x03 \x03(\x0b\x32\x1e.semievol.judging.v1.JudgeItem\x12\x11\n\tjudge_all\x18\x04 \x01(\x08\"\xb0\x01\n\x07Verdict\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1d.semievol.judging.v1.Decision\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x11\n\tagreement\x18\x05 \x01(\x02\x12/\n\ntranscript\x18\x06 \x03(\x0b\x32\x1b.semievol.common.v1.Message\"?\n\rJudgeResponse\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.semievol.judging.v1.Verdict\">\n\nRowEntropy\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12\x14\n\x07\x65ntropy\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_entropy\"j\n\rSelectRequest\x12-\n\x04rows\x18\x01 \x03(\x0b\x32\x1f.semievol.judging.v1.RowEntropy\x12\r\n\x05theta\x18\x02 \x01(\x01\x12\x1b\n\x13threshold_entropies\x18\x03 \x03(\x01\"H\n\tRowReason\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.semievol.judging.v1.Reason\"g\n\x0eSelectResponse\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12/\n\x07reasons\x18\x02 \x03(\x0b\x32\x1e.semievol.judging.v1.RowReasonB\x0c\n\n_threshold*\x9c\x01\n\x08NoAnswer\x12\x19\n\x15NO_ANSWER_UNSPECIFIED\x10\x00\x12\x13\n\x0fNO_ANSWER_EMPTY\x10\x01\x12\x17\n\x13NO_ANSWER_TRUNCATED\x10\x02\x12\x19\n\x15NO_ANSWER_UNPARSEABLE\x10\x03\x12\x15\n\x11NO_ANSWER_TIMEOUT\x10\x04\x12\x15\n\x11NO_ANSWER_REFUSED\x10\x05*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45\x43ISION_UNANIMOUS\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_JUDGED\x10\x02\x12\x11\n\rDECISION_NONE\x10\x03*z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_KEPT\x10\x01\x12\x1a\n\x16REASON_ABOVE_THRESHOLD\x10\x02\x12\x14\n\x10REASON_NO_ANSWER\x10\x03\x12\x15\n\x11REASON_NO_ENTROPY\x10\x04\x32\xb3\x01\n\x0eJudgingService\x12N\n\x05Judge\x12!.semievol.judging.v1.JudgeRequest\x1a\".semievol.judging.v1.JudgeResponse\x12Q\n\x06Select\x12\".semievol.judging.v1.SelectRequest\x1a#.semievol.judging.v1.SelectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)semievol/judging/v1/judging_service.proto\x12\x13semievol.judging.v1\x1a\x1dsemievol/common/v1/chat.proto\x1a\x1dsemievol/common/v1/task.proto\"\x89\x01\n\tCandidate\x12\x14\n\x0c\x63ollaborator\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x30\n\tno_answer\x18\x04 \x01(\x0e\x32\x1d.semievol.judging.v1.NoAnswer\x12\x16\n\x0etoken_logprobs\x18\x05 \x03(\x02\"e\n\tJudgeItem\x12$\n\x03row\x18\x01 \x01(\x0b\x32\x17.semievol.common.v1.Row\x12\x32\n\ncandidates\x18\x02 \x03(\x0b\x32\x1e.semievol.judging.v1.Candidate\"\x9b\x01\n\x0cJudgeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x04task\x18\x02 \x01(\x0b\x32\x18.semievol.common.v1.Task\x12-\n\x05items\x18\x03 \x03(\x0b\x32\x1e.semievol.judging.v1.JudgeItem\x12\x11\n\tjudge_all\x18\x04 \x01(\x08\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\"\xb0\x01\n\x07Verdict\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1d.semievol.judging.v1.Decision\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x11\n\tagreement\x18\x05 \x01(\x02\x12/\n\ntranscript\x18\x06 \x03(\x0b\x32\x1b.semievol.common.v1.Message\"?\n\rJudgeResponse\x12.\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1c.semievol.judging.v1.Verdict\">\n\nRowEntropy\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12\x14\n\x07\x65ntropy\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_entropy\"j\n\rSelectRequest\x12-\n\x04rows\x18\x01 \x03(\x0b\x32\x1f.semievol.judging.v1.RowEntropy\x12\r\n\x05theta\x18\x02 \x01(\x01\x12\x1b\n\x13threshold_entropies\x18\x03 \x03(\x01\"H\n\tRowReason\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.semievol.judging.v1.Reason\"g\n\x0eSelectResponse\x12\x16\n\tthreshold\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12/\n\x07reasons\x18\x02 \x03(\x0b\x32\x1e.semievol.judging.v1.RowReasonB\x0c\n\n_threshold*\x9c\x01\n\x08NoAnswer\x12\x19\n\x15NO_ANSWER_UNSPECIFIED\x10\x00\x12\x13\n\x0fNO_ANSWER_EMPTY\x10\x01\x12\x17\n\x13NO_ANSWER_TRUNCATED\x10\x02\x12\x19\n\x15NO_ANSWER_UNPARSEABLE\x10\x03\x12\x15\n\x11NO_ANSWER_TIMEOUT\x10\x04\x12\x15\n\x11NO_ANSWER_REFUSED\x10\x05*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45\x43ISION_UNANIMOUS\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_JUDGED\x10\x02\x12\x11\n\rDECISION_NONE\x10\x03*z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_KEPT\x10\x01\x12\x1a\n\x16REASON_ABOVE_THRESHOLD\x10\x02\x12\x14\n\x10REASON_NO_ANSWER\x10\x03\x12\x15\n\x11REASON_NO_ENTROPY\x10\x04\x32\xb3\x01\n\x0eJudgingService\x12N\n\x05Judge\x12!.semievol.judging.v1.JudgeRequest\x1a\".semievol.judging.v1.JudgeResponse\x12Q\n\x06Select\x12\".semievol.judging.v1.SelectRequest\x1a#.semievol.judging.v1.SelectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.judging.v1.judging_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOANSWER']._serialized_start=1105
-  _globals['_NOANSWER']._serialized_end=1261
-  _globals['_DECISION']._serialized_start=1263
-  _globals['_DECISION']._serialized_end=1363
-  _globals['_REASON']._serialized_start=1365
-  _globals['_REASON']._serialized_end=1487
+  _globals['_NOANSWER']._serialized_start=1125
+  _globals['_NOANSWER']._serialized_end=1281
+  _globals['_DECISION']._serialized_start=1283
+  _globals['_DECISION']._serialized_end=1383
+  _globals['_REASON']._serialized_start=1385
+  _globals['_REASON']._serialized_end=1507
   _globals['_CANDIDATE']._serialized_start=129
   _globals['_CANDIDATE']._serialized_end=266
   _globals['_JUDGEITEM']._serialized_start=268
   _globals['_JUDGEITEM']._serialized_end=369
   _globals['_JUDGEREQUEST']._serialized_start=372
-  _globals['_JUDGEREQUEST']._serialized_end=507
-  _globals['_VERDICT']._serialized_start=510
-  _globals['_VERDICT']._serialized_end=686
-  _globals['_JUDGERESPONSE']._serialized_start=688
-  _globals['_JUDGERESPONSE']._serialized_end=751
-  _globals['_ROWENTROPY']._serialized_start=753
-  _globals['_ROWENTROPY']._serialized_end=815
-  _globals['_SELECTREQUEST']._serialized_start=817
-  _globals['_SELECTREQUEST']._serialized_end=923
-  _globals['_ROWREASON']._serialized_start=925
-  _globals['_ROWREASON']._serialized_end=997
-  _globals['_SELECTRESPONSE']._serialized_start=999
-  _globals['_SELECTRESPONSE']._serialized_end=1102
-  _globals['_JUDGINGSERVICE']._serialized_start=1490
-  _globals['_JUDGINGSERVICE']._serialized_end=1669
+  _globals['_JUDGEREQUEST']._serialized_end=527
+  _globals['_VERDICT']._serialized_start=530
+  _globals['_VERDICT']._serialized_end=706
+  _globals['_JUDGERESPONSE']._serialized_start=708
+  _globals['_JUDGERESPONSE']._serialized_end=771
+  _globals['_ROWENTROPY']._serialized_start=773
+  _globals['_ROWENTROPY']._serialized_end=835
+  _globals['_SELECTREQUEST']._serialized_start=837
+  _globals['_SELECTREQUEST']._serialized_end=943
+  _globals['_ROWREASON']._serialized_start=945
+  _globals['_ROWREASON']._serialized_end=1017
+  _globals['_SELECTRESPONSE']._serialized_start=1019
+  _globals['_SELECTRESPONSE']._serialized_end=1122
+  _globals['_JUDGINGSERVICE']._serialized_start=1510
+  _globals['_JUDGINGSERVICE']._serialized_end=1689
 # @@protoc_insertion_point(module_scope)

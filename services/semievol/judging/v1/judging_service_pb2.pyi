@@ -197,17 +197,20 @@ class JudgeRequest(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     JUDGE_ALL_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The judging model: an adapter's name, or "base". Empty means "base"."""
     judge_all: _builtins.bool
     """Ask the model about unanimous rows too."""
+    max_tokens: _builtins.int
+    """Longest verdict, tokens, 1 to the model's length; 0 means 128. Negative: INVALID_ARGUMENT."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """What the rows ask for."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___JudgeItem]:
-        """The rows, at most 1024."""
+        """The rows, at most 1024; a row id twice: INVALID_ARGUMENT."""
 
     def __init__(
         self,
@@ -216,10 +219,11 @@ class JudgeRequest(_message.Message):
         task: _task_pb2.Task | None = ...,
         items: _abc.Iterable[Global___JudgeItem] | None = ...,
         judge_all: _builtins.bool = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "judge_all", b"judge_all", "model", b"model", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "judge_all", b"judge_all", "max_tokens", b"max_tokens", "model", b"model", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -338,7 +342,7 @@ class SelectRequest(_message.Message):
 
     @_builtins.property
     def threshold_entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """If not empty, the percentile is taken over these entropies instead (the labeled rows')."""
+        """If not empty, the percentile is taken over the finite ones of these entropies instead (the labeled rows'); none finite: INVALID_ARGUMENT."""
 
     def __init__(
         self,
