@@ -226,6 +226,7 @@ class ModelInfo:
     adapter: str = ""
     adapter_sha256: str = ""
     max_model_tokens: int = 0
+    engine: str = ""  # backend and number format, `transformers/bfloat16`: what changes the last bits of its answers
 
 
 BASE_MODEL = "base"  # the name under which every engine serves its base weights

@@ -1,121 +1,109 @@
-"""From response text to a canonical answer, or to the reason why there is none (App. B.2 of the paper; METHOD traps 1 and 7)."""
+"""From response text to a canonical answer, or to the reason why there is none (App. B.2 of the paper; METHOD traps 1 and 7).
+
+A response is read strictly: a wrong pseudo-label costs more than a missing one. What follows the last `Answer:` counts. Without
+that marker a response counts only where it is nothing but an answer (`B`, `(B) Rome`, `42`), and free text needs the marker.
+"""
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+import unicodedata
+from collections.abc import Sequence
 
+from semievol.algorithm.numbers import canonical_number, equal_numbers
+from semievol.algorithm.options import letter_in_file, named_option, only_choice, stated_choice
 from semievol.algorithm.types import Answer, AnswerForm, NoAnswer, Row, Task, TaskType
 
-NUMBER_TOLERANCE = 1e-2  # App. B.2; D: relative, absolute below 1
-
-_MARKER = re.compile(r"answer\s*(?:is)?\s*[:\uff1a]\s*", re.IGNORECASE)
-_LETTER = re.compile(r"^[\W_]*(?:option\s+)?([A-Z])(?![A-Za-z0-9'])", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
-_REFUSAL = re.compile(r"^\W*(?:i['\u2019]?m sorry|sorry,|i (?:can(?:no|')?t|am unable|am not able)|as an ai\b)", re.IGNORECASE)
-_OUTER = " \t\r\n.,;:!?\"'`*_()[]{}<>\u201c\u201d\u2018\u2019"
+_MARKUP = r"[\s*_`]*"
+_MARKERS = (  # the second is looked for only where the first is nowhere: `This answer is correct` may follow `Answer: B`
+    re.compile(rf"\banswer{_MARKUP}(?:is)?{_MARKUP}[:\uff1a]{_MARKUP}", re.IGNORECASE),
+    re.compile(rf"\banswer\s+is\b{_MARKUP}", re.IGNORECASE),
+)
+_RUN_ON = re.compile(r"^\W*Question:", re.MULTILINE)  # base models go on with the next worked example
+_REFUSAL = re.compile(
+    r"\W*(?:i['\u2019]?m sorry|sorry,|i (?:can(?:no|['\u2019])?t|am unable|am not able|do not know|don['\u2019]t know)|as an ai\b)",
+    re.IGNORECASE,
+)
+_PLACEHOLDERS = ("value", "letter", "option")  # of our own instructions, which small models repeat
+_LATEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
 def parse(text: str, row: Row, task: Task, *, truncated: bool = False) -> Answer | NoAnswer:
-    """The answer that a response gives to a row. What follows the last `Answer:` counts; without that marker, the whole response does.
-
-    `truncated`: the model was cut off (finish reason LENGTH); matters only where no answer is found.
-    """
+    """The answer that a response gives to a row, or why it gives none. `truncated`: the model was cut off (finish reason LENGTH)."""
     if not text.strip():
         return NoAnswer.EMPTY
-    stated = _stated(text)
-    answer = _canonical(stated, row, task)
-    if answer is not None:
-        return answer
-    if truncated:
-        return NoAnswer.TRUNCATED
-    return NoAnswer.REFUSED if _REFUSAL.match(text) else NoAnswer.UNPARSEABLE
+    stated = _stated(_LATEX.sub(r"\1", text), row, task)
+    value = _bare(text.strip(), row, task) if stated is None else _canonical(stated, row, task)
+    if value is None or (truncated and _unfinished(text if stated is None else stated, row, task)):
+        refused = _REFUSAL.match(text) or (stated and _REFUSAL.match(stated))
+        return NoAnswer.TRUNCATED if truncated else NoAnswer.REFUSED if refused else NoAnswer.UNPARSEABLE
+    return Answer(value)
 
 
-def _stated(text: str) -> str:
-    markers = list(_MARKER.finditer(text))
+def _stated(text: str, row: Row, task: Task) -> str | None:
+    """What follows the last marker that anything follows; None without a marker."""
+    markers = next((found for marker in _MARKERS if (found := list(marker.finditer(text)))), [])
     if not markers:
-        return text.strip()
-    return text[markers[-1].end() :].strip()
+        return None
+    if task.type is TaskType.CHOICE:  # an option may itself say `answer:`
+        for marker in markers:
+            if named_option(text[marker.end() :], row.options) is not None:
+                return text[marker.end() :].strip()
+    first = markers[0].end()
+    run_on = _RUN_ON.search(text, first)
+    end = run_on.start() if run_on else len(text)
+    following = [text[marker.end() : end].strip() for marker in markers if marker.end() <= end]
+    return next((rest for rest in reversed(following) if rest), "")
 
 
-def _canonical(stated: str, row: Row, task: Task) -> Answer | None:
-    first_line = stated.splitlines()[0].strip() if stated else ""
+def _canonical(stated: str, row: Row, task: Task) -> str | None:
+    """The canonical form of a stated answer: its first line counts."""
     if task.type is TaskType.CHOICE:
-        letter = choice_letter(first_line, row.options, lenient=True)
-        return Answer(letter) if letter else None
+        return stated_choice(stated, row.options, letters_first=task.answer is AnswerForm.LETTER)
+    line = stated.splitlines()[0] if stated else ""
     if task.type is TaskType.NUMBER:
-        number = canonical_number(first_line)
-        return Answer(number) if number is not None else None
-    folded = fold(first_line)
-    return Answer(folded) if folded else None
+        return canonical_number(line)
+    folded = fold(line)
+    return folded if folded and folded not in _PLACEHOLDERS and not _REFUSAL.match(line) else None
 
 
-def choice_letter(value: str, options: tuple[str, ...], *, lenient: bool = False) -> str | None:
-    """The letter of the option that `value` names: an option's own words first, then a letter (`b`, `B.`, `(B)`).
-
-    `lenient` (for model output) also takes a letter or an option's words at the beginning of a longer text (`B) because ...`).
-    None where nothing or more than one option fits.
-    """
-    folded = fold(value)
-    exact = [index for index, option in enumerate(options) if fold(option) == folded]
-    if len(exact) == 1:
-        return chr(ord("A") + exact[0])
-    bare = value.strip(_OUTER)
-    letter = bare.upper() if len(bare) == 1 else None
-    if letter is None and lenient:
-        begins = [index for index, option in enumerate(options) if _begins_with(folded, fold(option))]
-        if begins:  # of `New York` and `New York City` the longer one is meant
-            return chr(ord("A") + max(begins, key=lambda index: len(fold(options[index]))))
-        match = _LETTER.match(value)
-        # `A` may be the article of a sentence: as a letter it must be followed by punctuation or the end
-        letter = match[1].upper() if match and not re.match(r"\s+[a-z]", value[match.end() :]) else None
-    if letter and "A" <= letter <= "Z" and ord(letter) - ord("A") < len(options):
-        return letter
-    return None
+def _bare(text: str, row: Row, task: Task) -> str | None:
+    """The answer of a response without a marker: it must be all that the response says."""
+    if task.type is TaskType.CHOICE:
+        return only_choice(text, row.options, letters_first=task.answer is AnswerForm.LETTER)
+    return canonical_number(text, alone=True) if task.type is TaskType.NUMBER else None
 
 
-def _begins_with(folded: str, option: str) -> bool:
-    return bool(option) and folded.startswith(option) and (len(folded) == len(option) or not folded[len(option)].isalnum())
-
-
-def canonical_number(value: str) -> str | None:
-    """The shortest decimal of the first number in `value` (`$1,234.50` -> `1234.5`); None where there is none."""
-    for match in _NUMBER.finditer(value):
-        digits = match[0].replace(",", "")
-        if not any(character.isdigit() for character in digits):
-            continue
-        try:
-            number = Decimal(digits)
-        except InvalidOperation:
-            continue
-        if abs(number) >= Decimal("1e15") or (number and abs(number) < Decimal("1e-12")):
-            return str(number.normalize())
-        return format(number.normalize(), "f") if number else "0"
-    return None
+def _unfinished(stated: str, row: Row, task: Task) -> bool:
+    """Whether more tokens could have changed what is stated: `12` of `1234`, `New York` of `New York City`."""
+    stated = stated.strip()
+    if "\n" in stated:
+        return False
+    if task.type is TaskType.CHOICE:
+        folded = fold(stated)
+        return any(fold(option) != folded and fold(option).startswith(folded) for option in row.options if len(folded) > 1)
+    return task.type is TaskType.TEXT or stated[-1:].isdigit() or stated[-1:] in (".", ",", "/")
 
 
 def fold(text: str) -> str:
     """Case, white space and outer punctuation folded: what free text is compared by."""
-    return " ".join(text.split()).strip(_OUTER).casefold()
+    cased = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(cased.split()).strip(_OUTER)
 
 
 def equal(a: Answer | NoAnswer, b: Answer | NoAnswer, task: Task) -> bool:
-    """Whether two answers agree. No answer agrees with nothing, not even with another absence (trap 1)."""
+    """Whether answer `a` agrees with `b`, the reference of a relative error. No answer agrees with nothing, not even with another
+    absence (trap 1)."""
     if not isinstance(a, Answer) or not isinstance(b, Answer):
         return False
-    if task.type is not TaskType.NUMBER or a.value == b.value:
-        return a.value == b.value
-    x, y = float(a.value), float(b.value)
-    return abs(x - y) <= NUMBER_TOLERANCE * max(1.0, abs(y))
+    return equal_numbers(a.value, b.value) if task.type is TaskType.NUMBER else a.value == b.value
 
 
 def canonical_answer(value: str, row: Row, task: Task) -> Answer | None:
-    """The canonical form of an answer that stands in a data file, where no sentence surrounds it. None: it is not an answer to this row."""
-    if task.type is TaskType.CHOICE:
-        letter = choice_letter(value, row.options)
-        return Answer(letter) if letter else None
-    return _canonical(value, row, task)
+    """The canonical form of an answer that stands in a data file, where no sentence surrounds it; the same again for a canonical one.
+    None: it is not an answer to this row."""
+    canonical = letter_in_file(value, row.options) if task.type is TaskType.CHOICE else _canonical(value.strip(), row, task)
+    return None if canonical is None else Answer(canonical)
 
 
 def target_text(answer: Answer, row: Row, task: Task) -> str:

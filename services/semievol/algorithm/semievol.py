@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from semievol.algorithm.answers import equal, parse, target_text
+from semievol.algorithm.answers import canonical_answer, equal, parse, target_text
 from semievol.algorithm.prompts import judge_prompt, plain_prompt, reference_prompt, response_text
 from semievol.algorithm.selection import entropy, select
 from semievol.algorithm.types import (
@@ -244,13 +244,13 @@ def entropies(
     return {row.id: found.get(row.id) for row in rows}
 
 
-def generated_entropy(verdict: Verdict, candidates: Mapping[Collaborator, Candidate], task: Task) -> float | None:
+def generated_entropy(verdict: Verdict, candidates: Sequence[Candidate], task: Task) -> float | None:
     """D6, `entropy_source: generated`: lowest H among M_warm's own generations that say y~_j; None where M_warm wrote none of
     them, and the row is then answered once more by M_warm."""
     own = [
         entropy(candidate.token_logprobs)
-        for collaborator, candidate in candidates.items()
-        if collaborator.model is Weights.WARM and verdict.answer is not None and equal(candidate.answer, verdict.answer, task)
+        for candidate in candidates
+        if candidate.collaborator.startswith(Weights.WARM) and verdict.answer and equal(candidate.answer, verdict.answer, task)
     ]
     return min(own, default=None)
 
@@ -272,8 +272,12 @@ def pseudo_labeled(rows: Sequence[Row], verdicts: Mapping[str, Verdict], selecti
 
 
 def evolution_rows(labeled: Sequence[Row], selected: Sequence[Row], *, include_labeled: bool = True) -> list[Row]:
-    """What M_evol is trained on, from the base (trap 5). D8: `include_labeled=False` leaves the labeled rows out."""
-    return sorted([*(labeled if include_labeled else ()), *selected], key=lambda row: row.id)
+    """What M_evol is trained on, from the base (trap 5), in row-id order. D8: `include_labeled=False` leaves the labeled rows out.
+
+    A row that is in both sets (an unlabeled file may repeat labeled rows) counts once, with the answer that is known.
+    """
+    chosen = {row.id: row for row in selected} | {row.id: row for row in (labeled if include_labeled else ())}
+    return [chosen[row_id] for row_id in sorted(chosen)]
 
 
 # ---------------------------------------------------------------- evaluation
@@ -288,6 +292,14 @@ def evaluate(
     return {row.id: _candidate(model, generation, row, task) for row, generation in zip(rows, generations, strict=True)}
 
 
+def true_answer(row: Row, task: Task) -> Answer:
+    """y_i in canonical form. Raises ValueError for a row without a valid answer; intake lets none through."""
+    answer = canonical_answer(row.answer or "", row, task)
+    if answer is None:
+        raise ValueError(f"Row {row.id} has no valid answer.")
+    return answer
+
+
 # ---------------------------------------------------------------- the steps of one iteration, as the planner reads them
 
 
@@ -296,8 +308,8 @@ class Step:
     """One step of an iteration.
 
     `kind`: what is done, and the name under which work is shared: two steps of one kind with equal inputs and parameters are the
-    same work. `reads`: role -> names of the iteration's artifacts. `writes`: artifact name -> file (empty: the whole artifact, an
-    adapter). An artifact that no active step writes is dropped from `reads`.
+    same work. `reads`: role -> names of the iteration's artifacts. `writes`: artifact name -> file (`x/`: one file a shard;
+    empty: the whole artifact, an adapter). An artifact that no active step writes is dropped from `reads`.
     """
 
     name: str
@@ -343,7 +355,7 @@ STEPS: tuple[Step, ...] = (
         "retrieve",
         "Eq. 3",
         {"labeled": ("labeled",), "vectors": ("vectors",), "rows": ("unlabeled",)},
-        {"references": "references.jsonl"},
+        {"references": "references/"},
     ),
     Step(
         "infer",
@@ -392,9 +404,10 @@ STEPS: tuple[Step, ...] = (
         },
         {
             "next_labeled": "labeled.jsonl",
-            "next_unlabeled": "unlabeled.jsonl",
+            "next_unlabeled": "unlabeled/",
             "evolution": "evolution.jsonl",
             "selection": "selection.json",
+            "fates": "fates.jsonl",
         },
     ),
     Step(
@@ -430,9 +443,9 @@ STEPS: tuple[Step, ...] = (
         {
             "labeled": ("labeled",),
             "unlabeled": ("unlabeled",),
-            "candidates": ("candidates",),
             "verdicts": ("verdicts",),
             "selection": ("selection",),
+            "fates": ("fates",),
             "test": ("test",),
             "gold": ("gold",),
             "base": ("base_answers",),

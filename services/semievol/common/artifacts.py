@@ -107,7 +107,7 @@ class Artifacts:
             digest = sha256_hex(source) if isinstance(source, bytes) else sha256_file(source)
             entry = File(path, len(source) if isinstance(source, bytes) else source.stat().st_size, digest)
             if not self._intact(entry):
-                self.store.put(_blob(digest), source)
+                self.store.put(blob_path(digest), source)
             entries.append(entry)
         base = manifest_without_files
         manifest = Manifest(base.key, base.contract, base.inputs, base.params, tuple(entries), base.shard)
@@ -124,7 +124,7 @@ class Artifacts:
     def read(self, file: File) -> bytes:
         """The file's bytes, verified. Raises Corrupt."""
         try:
-            with self.store.open(_blob(file.sha256)) as stream:
+            with self.store.open(blob_path(file.sha256)) as stream:
                 data = stream.read()
         except errors.NotFound as error:
             raise errors.Corrupt(
@@ -186,7 +186,7 @@ class Artifacts:
     def _intact(self, file: File) -> bool:
         """Whether the blob is there with its size and digest. The digest is computed once per process."""
         try:
-            with self.store.open(_blob(file.sha256)) as stream:
+            with self.store.open(blob_path(file.sha256)) as stream:
                 return file.sha256 in self._verified or self._matches(stream, file)
         except errors.NotFound:
             return False
@@ -202,7 +202,7 @@ class Artifacts:
         return True
 
 
-def _blob(digest: str) -> str:
+def blob_path(digest: str) -> str:
     return f"blobs/{digest[:2]}/{digest}"
 
 

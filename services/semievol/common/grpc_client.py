@@ -35,13 +35,22 @@ class Caller:
         self._where = f"The {service} service at {address}"
         self._deadline_s = deadline_s
 
-    def unary(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None, cancel: Cancel = NEVER) -> Any:
-        """One idempotent unary call: retried on UNAVAILABLE and RESOURCE_EXHAUSTED, a few times, with jitter."""
-        for attempt in range(_ATTEMPTS):
+    def unary(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        *,
+        deadline_s: float | None = None,
+        cancel: Cancel = NEVER,
+        idempotent: bool = True,
+    ) -> Any:
+        """One unary call; an idempotent one is retried on UNAVAILABLE and RESOURCE_EXHAUSTED, a few times, with jitter."""
+        attempts = _ATTEMPTS if idempotent else 1
+        for attempt in range(attempts):
             try:
                 return self._once(method, request, deadline_s or self._deadline_s, cancel)
             except (errors.Unavailable, errors.Busy) as error:
-                if attempt == _ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     raise
                 wait = error.retry_after_s if isinstance(error, errors.Busy) else _BACKOFF_S * 2**attempt
                 time.sleep(wait * random.uniform(0.5, 1.5))

@@ -54,6 +54,7 @@ class ModelIdentity(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
     MAX_MODEL_TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name under which requests reach this model: "base", or an adapter's name (it carries the adapter's content hash)."""
     base: _builtins.str
@@ -66,6 +67,8 @@ class ModelIdentity(_message.Message):
     """sha256 of the adapter's weights file, lower-case hex; empty for the base model itself."""
     max_model_tokens: _builtins.int
     """Longest prompt plus reply, tokens. 0 if not known."""
+    engine: _builtins.str
+    """Backend and number format, such as `transformers/bfloat16`: what changes the last bits of its answers."""
     def __init__(
         self,
         *,
@@ -75,10 +78,11 @@ class ModelIdentity(_message.Message):
         adapter: _builtins.str = ...,
         adapter_sha256: _builtins.str = ...,
         max_model_tokens: _builtins.int = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "base", b"base", "base_sha256", b"base_sha256", "max_model_tokens", b"max_model_tokens", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "base", b"base", "base_sha256", b"base_sha256", "engine", b"engine", "max_model_tokens", b"max_model_tokens", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

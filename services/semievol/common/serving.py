@@ -1,0 +1,41 @@
+"""How a room runs alone: `python -m semievol.<room>.server`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from semievol.common import errors
+from semievol.common.grpc_server import Server, Service
+
+log = logging.getLogger(__name__)
+
+
+def serve(build: Callable[[], Service], address: str) -> None:
+    """Builds the service, serves it at `address` until SIGTERM or SIGINT, then lets the calls in flight finish.
+
+    Exits with the error's own code where it cannot start.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        asyncio.run(_serve(build, address))
+    except errors.SemiEvolError as error:
+        log.error("%s: %s", type(error).__name__, error.message)
+        sys.exit(error.exit_code)
+
+
+async def _serve(build: Callable[[], Service], address: str) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = build()
+    server = Server([service], address)
+    try:
+        await server.start()
+        log.info("%s serves at %s", service.name, server.address)
+        await stop.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,49 @@
+"""Data files in the artifact store, by content: `data:<sha256>/<name>`. A laptop has no store credentials; the controller stores for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from semievol.common import errors
+from semievol.common.artifacts import blob_path
+from semievol.common.keys import CHUNK_BYTES, sha256_file
+from semievol.ports import ObjectStore
+
+_URI = re.compile(r"^data:([0-9a-f]{64})/([^/\0]+)$")
+_NAME = re.compile(r"^[^/\\\0\n]{1,255}$")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput: a name has no directories."""
+    if not _NAME.match(name) or name in (".", ".."):
+        raise errors.InvalidInput(f"{name!r} is not a file name; give the name without directories.", field="name")
+
+
+def save(store: ObjectStore, name: str, file: Path) -> str:
+    """Stores a file; the same bytes under the same name give the same URI."""
+    check_name(name)
+    digest = sha256_file(file)
+    store.put(blob_path(digest), file)
+    return f"data:{digest}/{name}"
+
+
+def fetch(store: ObjectStore, uri: str, directory: Path, *, field: str) -> Path:
+    """Writes an upload to `directory` under its name, verified. Raises InvalidInput(field=), NotFound, Corrupt."""
+    match = _URI.match(uri)
+    if not match:
+        raise errors.InvalidInput(
+            f"{uri!r} is not the URI of an upload; upload the file first (data:<sha256>/<name>).", field=field
+        )
+    digest, name = match[1], match[2]
+    check_name(name)
+    target = directory / name
+    try:
+        with store.open(blob_path(digest)) as stream, target.open("wb") as file:
+            while chunk := stream.read(CHUNK_BYTES):
+                file.write(chunk)
+    except errors.NotFound as error:
+        raise errors.NotFound(f"The upload {uri} is not in the artifact store; upload the file again.", field=field) from error
+    if sha256_file(target) != digest:
+        raise errors.Corrupt(f"The upload {uri} is damaged in the artifact store; upload the file again.", field=field)
+    return target

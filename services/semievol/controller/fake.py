@@ -1,0 +1,231 @@
+"""A controller with scripted runs: a named test double of the whole service, for clients and commands.
+
+Submitting a spec gives it the run that `script` makes of it; by default one that has succeeded. Models and aliases behave as the real ones do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from semievol.common import errors
+from semievol.common.grpc_server import Service
+from semievol.common.runspec import RunSpec
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
+from semievol.controller.wire import spec_from_wire, spec_to_wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass
+class ScriptedRun:
+    """What the fake knows of one run. `logs`: (job, lines) by step name (`1/warm`)."""
+
+    run: pb.Run
+    events: list[pb.RunEvent] = field(default_factory=list)
+    logs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+
+
+def succeeded(spec: RunSpec) -> ScriptedRun:
+    """A run of two steps, one of them reused, that ended well."""
+    run_id = f"{spec.name}-{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]}"
+    steps = [
+        pb.StepStatus(iteration=0, name="intake", state=pb.STATE_SUCCEEDED, key="0" * 64, shard_count=1, shards_done=1, reused=True),
+        pb.StepStatus(iteration=1, name="warm", state=pb.STATE_SUCCEEDED, key="1" * 64, shard_count=1, shards_done=1),
+    ]
+    model = pb.Model(
+        name=f"{spec.name}-evolved-abc123",
+        role="evolved",
+        run=run_id,
+        iteration=1,
+        base=spec.model,
+        uri=f"artifact:{'2' * 64}",
+        sha256="3" * 64,
+        accuracy=0.75,
+    )
+    events = [
+        pb.RunEvent(number=1, run_started=pb.RunStarted()),
+        pb.RunEvent(number=2, step_reused=pb.StepReused(iteration=0, step="intake", key="0" * 64)),
+        pb.RunEvent(number=3, step_started=pb.StepStarted(iteration=1, step="warm", shard=-1, attempt=1, job="job-warm-1")),
+        pb.RunEvent(
+            step_progress=pb.StepProgress(
+                iteration=1, step="warm", done=6, total=12, unit="updates", loss=1.5, tokens_per_second=250
+            )
+        ),
+        pb.RunEvent(number=4, step_succeeded=pb.StepSucceeded(iteration=1, step="warm", key="1" * 64, seconds=3.5)),
+        pb.RunEvent(number=5, model_registered=pb.ModelRegistered(model=model)),
+        pb.RunEvent(number=6, run_succeeded=pb.RunSucceeded()),
+    ]
+    run = pb.Run(id=run_id, state=pb.STATE_SUCCEEDED, spec=spec_to_wire(spec), steps=steps)
+    run.result_json = json.dumps(example_result(run_id, model))
+    run.create_time.FromSeconds(1_760_000_000)
+    return ScriptedRun(run, events, {"1/warm": ("job-warm-1", ["training", "trained"])})
+
+
+def failed(spec: RunSpec, error: str = "The judge is down.", error_class: str = "Unavailable") -> ScriptedRun:
+    """A run that could not go on."""
+    scripted = succeeded(spec)
+    scripted.run.state = pb.STATE_FAILED
+    scripted.run.error, scripted.run.error_class, scripted.run.result_json = error, error_class, ""
+    scripted.events[-1] = pb.RunEvent(number=6, run_failed=pb.RunFailed(error=error, error_class=error_class))
+    return scripted
+
+
+def example_result(run_id: str, model: pb.Model) -> dict[str, Any]:
+    """A result in its documented shape (docs/run-file.md)."""
+
+    def accuracy(value: float) -> dict[str, float]:
+        return {"n": 200, "value": value, "low": value - 0.06, "high": value + 0.06}
+
+    evolved = {"name": model.name, "uri": model.uri, "directory": model.directory or None}
+    iteration = {
+        "n": 1,
+        "labeled": 48,
+        "unlabeled": 300,
+        "no_answer": 2,
+        "unanimous": 120,
+        "threshold": 0.12,
+        "selected": 150,
+        "accuracy": {"base": accuracy(0.31), "warm": accuracy(0.7), "evolved": accuracy(0.75)},
+        "gain": {"warm_to_evolved": {"value": 0.05, "low": -0.01, "high": 0.11}},
+        "pseudo_label_accuracy": None,
+        "models": {"warm": {"name": "demo-warm-def456", "uri": f"artifact:{'1' * 64}", "directory": None}, "evolved": evolved},
+        "seconds": {"intake": 0.1, "warm": 3.5},
+        "reused": ["intake"],
+    }
+    return {"run": run_id, "iterations": [iteration]}
+
+
+class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
+    """See the module's docstring. `drop_watch_after`: the first watch breaks off with UNAVAILABLE after so many events."""
+
+    def __init__(
+        self,
+        runs: Iterable[ScriptedRun] = (),
+        *,
+        script: Callable[[RunSpec], ScriptedRun] = succeeded,
+        drop_watch_after: int | None = None,
+    ) -> None:
+        self.runs = {scripted.run.id: scripted for scripted in runs}
+        self.script = script
+        self.uploads: dict[str, bytes] = {}
+        self.largest_piece = 0
+        self.submitted: list[RunSpec] = []
+        self.aliases: dict[str, list[str]] = {}
+        self._drop_watch_after = drop_watch_after
+
+    async def UploadData(self, request_iterator: AsyncIterator[pb.UploadDataRequest], context: Context) -> pb.UploadDataResponse:
+        name, data = "", b""
+        async for request in request_iterator:
+            if request.WhichOneof("part") == "name":
+                name = request.name
+            else:
+                data += request.data
+                self.largest_piece = max(self.largest_piece, len(request.data))
+        uri = f"data:{hashlib.sha256(data).hexdigest()}/{name}"
+        self.uploads[uri] = data
+        return pb.UploadDataResponse(uri=uri, size_bytes=len(data))
+
+    async def PlanRun(self, request: pb.PlanRunRequest, context: Context) -> pb.PlanRunResponse:
+        run = self.script(spec_from_wire(request.spec)).run
+        return pb.PlanRunResponse(run_id=run.id, steps=run.steps)
+
+    async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
+        spec = spec_from_wire(request.spec)
+        self.submitted.append(spec)
+        scripted = self.script(spec)
+        self.runs.setdefault(scripted.run.id, scripted)
+        return pb.SubmitRunResponse(run=self.runs[scripted.run.id].run)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        return pb.GetRunResponse(run=self._find(request.run).run)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """Pages of one run, so that every client has to turn them."""
+        runs = [scripted.run for scripted in self.runs.values()]
+        at = int(request.page_token or 0)
+        more = str(at + 1) if at + 1 < len(runs) else ""
+        return pb.ListRunsResponse(runs=runs[at : at + 1], next_page_token=more)
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
+        first = max(1, request.start_number)
+        for index, event in enumerate(self._find(request.run).events):
+            if self._drop_watch_after is not None and index >= self._drop_watch_after:
+                self._drop_watch_after = None
+                raise errors.Unavailable("The controller is going away.")
+            if event.number == 0 or event.number >= first:
+                yield pb.WatchRunResponse(event=event)
+                await asyncio.sleep(0)
+
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
+        logs = self._find(request.run).logs
+        if request.step and request.step not in logs:
+            raise errors.NotFound(f"The run has no step {request.step!r}.", field="step")
+        for step, (job, lines) in logs.items():
+            if request.step in ("", step):
+                yield pb.StreamLogsResponse(job=job, lines=lines)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+        run = self._find(request.run).run
+        if run.state in (pb.STATE_RUNNING, pb.STATE_WAITING):
+            run.state = pb.STATE_CANCELLED
+        return pb.CancelRunResponse(run=run)
+
+    async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
+        run = self._find(request.run).run
+        if run.state not in (pb.STATE_FAILED, pb.STATE_CANCELLED):
+            raise errors.Conflict(f"Run {run.id} has neither failed nor been cancelled.")
+        run.state = pb.STATE_RUNNING
+        return pb.RetryRunResponse(run=run)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=self._models(), aliases=[self._alias(name) for name in sorted(self.aliases)])
+
+    async def PromoteModel(self, request: pb.PromoteModelRequest, context: Context) -> pb.PromoteModelResponse:
+        if request.model not in [model.name for model in self._models()]:
+            raise errors.NotFound(f"There is no model {request.model!r}.", field="model")
+        history = self.aliases.setdefault(request.alias, [])
+        if history[:1] != [request.model]:
+            history.insert(0, request.model)
+        return pb.PromoteModelResponse(alias=self._alias(request.alias))
+
+    async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:
+        if request.alias not in self.aliases:
+            raise errors.NotFound(f"There is no alias {request.alias!r}.", field="alias")
+        if len(self.aliases[request.alias]) < 2:
+            raise errors.Conflict(f"Alias {request.alias!r} pointed at no other model before.")
+        self.aliases[request.alias].pop(0)
+        return pb.RollbackModelResponse(alias=self._alias(request.alias))
+
+    def _find(self, name: str) -> ScriptedRun:
+        for scripted in self.runs.values():
+            if name in (scripted.run.id, scripted.run.spec.name):
+                return scripted
+        raise errors.NotFound(f"There is no run {name!r}.", field="run")
+
+    def _models(self) -> list[pb.Model]:
+        events = [event for scripted in self.runs.values() for event in scripted.events]
+        return [event.model_registered.model for event in events if event.WhichOneof("event") == "model_registered"]
+
+    def _alias(self, name: str) -> pb.Alias:
+        history = self.aliases[name]
+        return pb.Alias(name=name, model=history[0], previous_models=history[1:])
+
+
+def service(servicer: FakeControllerServicer) -> Service:
+    """The fake as a service of a real server."""
+
+    async def probe() -> None:
+        return None
+
+    def register(server: grpc.aio.Server) -> None:
+        pb_grpc.add_ControllerServiceServicer_to_server(servicer, server)
+
+    return Service("semievol.controller.v1.ControllerService", register, probe)

@@ -1,0 +1,206 @@
+"""What has to be done next: a pure function of a run's spec and of the manifests that exist. This is the whole resume logic.
+
+The planner walks `algorithm.semievol.STEPS` once per iteration. A step whose inputs are published has a content key; under that key
+its manifests are there (done), partly there (some shards) or missing (ready). Steps behind it wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from semievol.algorithm.semievol import STEPS, Step
+from semievol.algorithm.types import Collaborator, Weights
+from semievol.common.artifacts import Manifest
+from semievol.common.runspec import RunSpec
+from semievol.common.work import InputFile, Work
+
+ManifestOf = Callable[[str, int | None], Manifest | None]  # (key, shard) -> the published manifest, or None
+
+
+class StepState(StrEnum):
+    DONE = "done"
+    READY = "ready"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What the services said about the run's models when it was submitted; part of every key that depends on them.
+
+    `base_sha256`: fingerprint of M_base. `engine`: generation backend and number format, since these change the last bits.
+    """
+
+    base_sha256: str
+    engine: str
+    embedding_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step of the run. `missing`: shards to be made; `manifests`: what is there, by shard."""
+
+    iteration: int
+    name: str
+    state: StepState
+    work: Work | None = None
+    missing: tuple[int | None, ...] = ()
+    manifests: Mapping[int | None, Manifest] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """`1/infer/warm-2`"""
+        return f"{self.iteration}/{self.name}"
+
+
+Artifacts = dict[str, tuple[InputFile, ...] | None]  # name -> files; None: to be written by a step that is not done
+
+
+def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf) -> list[StepPlan]:
+    """All steps of the run that can be known by now, in order."""
+    intake = _step_plan(0, "intake", _intake_work(spec), manifest_of)
+    steps = [intake]
+    if intake.state is not StepState.DONE:
+        return steps
+    intake_files = {name: _files(intake, path) for name, path in _INTAKE_FILES.items()}
+    scope: Artifacts = {name: files for name, files in intake_files.items() if files or name == "unlabeled"}
+    for iteration in range(1, spec.iterations + 1):
+        if not scope["unlabeled"]:
+            break  # nothing left to learn from
+        steps += _iteration(iteration, spec, resolved, scope, manifest_of)
+        if scope.get("next_unlabeled") is None:
+            break  # not selected yet: what comes next is not known
+        constant: Artifacts = {name: scope[name] for name in ("test", "gold") if name in scope}
+        scope = constant | {"labeled": scope["next_labeled"], "unlabeled": scope["next_unlabeled"]}
+    return steps
+
+
+_INTAKE_FILES = {"labeled": "labeled.jsonl", "unlabeled": "unlabeled/", "test": "test.jsonl", "gold": "gold.jsonl"}
+
+
+def _intake_work(spec: RunSpec) -> Work:
+    data = {role: uri for role, uri in spec.data.model_dump().items() if uri}
+    task = {"type": spec.task.type.value, "answer": spec.task.answer.value}
+    return Work("intake", {"data": data, "task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}, {})
+
+
+def _iteration(
+    iteration: int, spec: RunSpec, resolved: Resolved, scope: Artifacts, manifest_of: ManifestOf
+) -> Iterator[StepPlan]:
+    """The steps of one iteration; puts what they write into `scope`."""
+    options = _options(spec, scope)
+    for step in STEPS:
+        if step.option and step.option not in options:
+            continue
+        made: dict[str, list[InputFile] | None] = {name: [] for name in step.writes}
+        for name, collaborator in _instances(step, spec):
+            inputs = _inputs(step, collaborator, options, scope)
+            if inputs is None:
+                found = StepPlan(iteration, name, StepState.WAITING)
+            else:
+                parts = len(scope["unlabeled"] or ()) if step.sharded else None
+                work = Work(step.kind, _params(step, spec, resolved, collaborator), inputs, parts)
+                found = _step_plan(iteration, name, work, manifest_of)
+            yield found
+            for artifact, path in step.writes.items():
+                files = made[artifact]
+                made[artifact] = [*files, *_files(found, path)] if found.state is StepState.DONE and files is not None else None
+        scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
+
+
+def _options(spec: RunSpec, scope: Artifacts) -> set[str]:
+    """Which of the options that STEPS name are on."""
+    test = bool(scope.get("test"))
+    on = {
+        "in_weight": spec.in_weight,
+        "train_references": spec.train.references > 0,
+        "generated_entropy": spec.entropy_source == "generated",
+        "labeled_threshold": spec.threshold_reference == "labeled",
+        "test": test,
+        "warm_test": test and spec.in_weight,
+    }
+    return {option for option, value in on.items() if value}
+
+
+def _instances(step: Step, spec: RunSpec) -> list[tuple[str, Collaborator | None]]:
+    if not step.fan_out:
+        return [(step.name, None)]
+    return [(f"{step.name}/{collaborator.name}", collaborator) for collaborator in spec.collaborator_list()]
+
+
+def _inputs(
+    step: Step, collaborator: Collaborator | None, options: set[str], scope: Artifacts
+) -> dict[str, tuple[InputFile, ...]] | None:
+    """Role -> files; None while a file is still to be written. Roles that nothing writes, or that an option turns off, are left out."""
+    inputs: dict[str, tuple[InputFile, ...]] = {}
+    for role, names in step.reads.items():
+        if role in step.optional_reads and step.optional_reads[role] not in options:
+            continue
+        if collaborator and (
+            (role == "model" and collaborator.model is Weights.BASE) or (role in _SHOWN and not collaborator.references)
+        ):
+            continue
+        present = [scope[name] for name in names if name in scope]
+        if any(files is None for files in present):
+            return None
+        files = tuple(file for group in present if group for file in group)
+        if files:
+            inputs[role] = files
+    return inputs
+
+
+_SHOWN = ("library", "references")  # what only a collaborator with references reads
+
+
+def _params(step: Step, spec: RunSpec, resolved: Resolved, collaborator: Collaborator | None) -> dict[str, Any]:
+    """Everything besides its inputs that a step's result depends on, and nothing else: it goes into the key."""
+    task = spec.task.model_dump(mode="json")
+    model = {"base_sha256": resolved.base_sha256, "engine": resolved.engine, "task": task, "max_tokens": spec.max_tokens}
+    if step.kind == "train":
+        train = spec.train.model_dump(exclude={"references"}) | {"lora_alpha": spec.train.lora_alpha or 2 * spec.train.lora_rank}
+        return {"base_model": spec.model, "base_sha256": resolved.base_sha256, "seed": spec.seed, **train}
+    if step.kind == "infer" and collaborator:
+        shown = {"model": collaborator.model.value, "references": collaborator.references, "sample": collaborator.sample}
+        return {**model, "collaborator": shown, "temperature": spec.temperature, "seed": spec.seed}
+    params: dict[str, dict[str, Any]] = {
+        "index": {"embedding_sha256": resolved.embedding_sha256, "references": spec.train.references},
+        "examples": {"task": task, "references": spec.train.references},
+        "retrieve": {"embedding_sha256": resolved.embedding_sha256, "references": spec.references},
+        "judge": {**model, "judge": spec.judge},
+        "score": {key: value for key, value in model.items() if key != "max_tokens"} | {"source": spec.entropy_source},
+        "select": {
+            "theta": spec.theta,
+            "include_labeled": spec.include_labeled,
+            "max_no_answer": spec.max_no_answer,
+            "shard_rows": spec.shard_rows,
+        },
+        "evaluate": model,
+        "report": {"task": task, "seed": spec.seed},
+    }
+    if step.kind == "score" and spec.entropy_source == "generated":
+        params["score"]["max_tokens"] = spec.max_tokens
+    return params[step.kind]
+
+
+def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf) -> StepPlan:
+    key = work.key
+    found = {shard: manifest for shard in work.shards if (manifest := manifest_of(key, shard)) is not None}
+    missing = tuple(shard for shard in work.shards if shard not in found)
+    return StepPlan(iteration, name, StepState.READY if missing else StepState.DONE, work, missing, found)
+
+
+def _files(step: StepPlan, path: str) -> tuple[InputFile, ...]:
+    """The files of a done step under `path`: one file, all parts of a directory (`unlabeled/`), or everything (empty)."""
+    files = []
+    for shard in sorted(step.manifests, key=lambda shard: -1 if shard is None else shard):
+        manifest = step.manifests[shard]
+        named = sorted((file for file in manifest.files if _under(file.path, path)), key=lambda file: file.path)
+        for index, file in enumerate(named):
+            files.append(InputFile(manifest.key, shard, file, index if path.endswith("/") else shard))
+    return tuple(files)
+
+
+def _under(file: str, path: str) -> bool:
+    return not path or file == path or (path.endswith("/") and file.startswith(path))

@@ -1,0 +1,97 @@
+"""Rows, candidates and verdicts as JSON lines: how they look inside artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from semievol.algorithm.types import Answer, Candidate, Decision, Message, NoAnswer, Row, TrainingExample, Verdict
+from semievol.common.keys import canonical_json
+
+Record = dict[str, Any]
+
+
+def to_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Canonical JSON lines (R5)."""
+    return b"".join(canonical_json(dict(record)) for record in records)
+
+
+def row_to_record(row: Row) -> Record:
+    """Empty fields are left out."""
+    record = {
+        "id": row.id,
+        "question": row.question,
+        "options": list(row.options),
+        "answer": row.answer,
+        "category": row.category,
+        "source": row.source,
+        "response": row.response,
+        "metadata": dict(row.metadata),
+    }
+    return {key: value for key, value in record.items() if value}
+
+
+def row_parts(directory: str, rows: Sequence[Row], part_rows: int) -> dict[str, bytes]:
+    """Rows in id order as `<directory>/00000.jsonl` and so on, `part_rows` each: the shards of the steps that read them."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    return {
+        f"{directory}/{number:05d}.jsonl": to_lines(map(row_to_record, ordered[start : start + part_rows]))
+        for number, start in enumerate(range(0, len(ordered), part_rows))
+    }
+
+
+def row_from_record(record: Record) -> Row:
+    return Row(**{**record, "options": tuple(record.get("options", ()))})
+
+
+def answer_to_record(answer: Answer | NoAnswer) -> Record:
+    return {"answer": answer.value} if isinstance(answer, Answer) else {"no_answer": answer.value}
+
+
+def answer_from_record(record: Record) -> Answer | NoAnswer:
+    return Answer(record["answer"]) if "answer" in record else NoAnswer(record["no_answer"])
+
+
+def candidate_to_record(row_id: str, candidate: Candidate) -> Record:
+    return {
+        "id": row_id,
+        "collaborator": candidate.collaborator,
+        "text": candidate.text,
+        "token_logprobs": list(candidate.token_logprobs),
+        **answer_to_record(candidate.answer),
+    }
+
+
+def candidate_from_record(record: Record) -> Candidate:
+    return Candidate(record["collaborator"], record["text"], answer_from_record(record), tuple(record["token_logprobs"]))
+
+
+def verdict_to_record(verdict: Verdict) -> Record:
+    return {
+        "id": verdict.row_id,
+        "decision": verdict.decision.value,
+        "answer": verdict.answer.value if verdict.answer else None,
+        "response": verdict.response,
+        "agreement": verdict.agreement,
+        "transcript": messages_to_record(verdict.transcript),
+    }
+
+
+def verdict_from_record(record: Record) -> Verdict:
+    answer = Answer(record["answer"]) if record["answer"] is not None else None
+    transcript = tuple(Message(**message) for message in record["transcript"])
+    return Verdict(record["id"], Decision(record["decision"]), answer, record["response"], record["agreement"], transcript)
+
+
+def example_to_record(example: TrainingExample) -> Record:
+    """The conversational prompt/completion form that trainers read, with provenance columns."""
+    return {
+        "row_id": example.row_id,
+        "prompt": messages_to_record(example.prompt),
+        "completion": example.completion,
+        "source": example.source,
+    }
+
+
+def messages_to_record(messages: Iterable[Message]) -> list[Record]:
+    return [{"role": message.role, "content": message.content} for message in messages]
