@@ -1,0 +1,63 @@
+# Every target sets up what it needs first, so a fresh clone can start anywhere. Settings: PYTHON, WHEELS and ACCELERATOR (requirements/install.sh).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A directory with the CPU build of torch, used where it exists.
+WHEELS ?= $(wildcard ../shared/wheels)
+ACCELERATOR ?= $(if $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi),cuda,cpu)
+export WHEELS ACCELERATOR
+
+BIN := .venv/bin
+READY := .venv/ready-$(ACCELERATOR)
+DEMO_HOME := .semievol/demo
+SOURCES := services tests benchmarks
+
+.PHONY: help setup demo test lint proto bench format lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the locked dependencies (CPU builds where there is no NVIDIA GPU)
+	@echo "setup: ready; try make demo, or .venv/bin/semievol --help"
+
+$(READY): requirements/install.sh requirements/lock.txt requirements/torch-cpu.txt requirements/torch-pypi.txt pyproject.toml
+	@requirements/install.sh
+	@rm -f .venv/ready-* && touch $@
+
+demo: export SEMIEVOL_HOME = $(DEMO_HOME)
+demo: $(READY) ## evolve a small model on the townhall example, then ask it a question
+	$(BIN)/semievol run -f examples/townhall/run.yaml
+	$(BIN)/semievol generate "The streetlight outside my house has been out for a week."
+
+test: $(READY) ## run every test, those with the real models included
+	$(BIN)/pytest
+
+lint: $(READY) ## check style, types, import boundaries, the protos and that generated files are current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	proto/generate.sh --check
+
+proto: $(READY) ## generate the API's Python code from proto/
+	proto/generate.sh
+
+bench: $(READY) ## run every benchmark, one after the other (BENCH=name runs one)
+	@for name in $${BENCH:-$$(grep -l '__main__' benchmarks/*.py | sed 's#benchmarks/##; s#\.py$$##')}; do \
+	  echo "== benchmarks.$$name"; \
+	  $(BIN)/python -m "benchmarks.$$name"; \
+	done
+
+format: $(READY) ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY) ## resolve pyproject.toml anew into requirements/
+	requirements/lock.sh
+
+clean: ## remove caches and the demo's state; .venv stays
+	rm -rf $(DEMO_HOME) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	find services tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
