@@ -47,6 +47,8 @@ class Caller:
         """One unary call; an idempotent one is retried on UNAVAILABLE and RESOURCE_EXHAUSTED, a few times, with jitter."""
         attempts = _ATTEMPTS if idempotent else 1
         for attempt in range(attempts):
+            if cancel.is_set():
+                raise errors.Cancelled("The call was cancelled.")
             try:
                 return self._once(method, request, deadline_s or self._deadline_s, cancel)
             except (errors.Unavailable, errors.Busy) as error:
