@@ -13,7 +13,6 @@ from pathlib import Path
 
 from semievol.common import errors
 from semievol.launchers.entrypoint import Emit
-from semievol.ports import Cancel
 
 
 def succeed(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:

@@ -1,0 +1,181 @@
+"""A data file -> a DataSet: rows in file order with stable ids, and what was found on the way.
+
+Ids: the `id` column, or else a content id (question and options), so that adding rows or shuffling them changes no other row's
+id; the second row with the same content gets `-2` after it, the third `-3`, in file order. An id that was seen before is a bad row.
+
+Answers of an unlabeled file are for reports only: they come in `DataSet.answers`, never in a Row, and one that is wrong or empty
+makes no bad row, since they may change nothing else (METHOD, trap 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from semievol.algorithm.types import Row, Task
+from semievol.common import errors
+from semievol.common.errors import BadRow
+from semievol.data.formats import MAX_ROW_BYTES, Record, Table, read_table
+from semievol.data.rows import COLUMNS, BadRecordError, Parsed, content_id, missing, parse_row, required
+
+MAX_BAD_ROWS = 10_000  # after so many, reading stops: the file is not what the user thinks it is
+MAX_BAD_SHARE = 0.1  # of all rows; more is no longer a few bad rows
+SHOWN = 5  # bad rows in a message
+
+
+class Role(StrEnum):
+    """What a file's rows are for."""
+
+    LABELED = "labeled"
+    UNLABELED = "unlabeled"
+    TEST = "test"
+    DEV = "dev"
+
+
+@dataclass
+class DataSet:
+    """`rows` in file order; `lines` maps a row's id to the line where it begins; `answers` maps ids to answers in the form of Row.answer.
+
+    `columns`: how each column was taken: its own name for one that we know, `metadata` for the others.
+    `duplicates`: rows whose question and options occurred before in this file. `ignored_answers`: unusable ones of an unlabeled file.
+    """
+
+    file: str
+    role: Role
+    format: str
+    rows: tuple[Row, ...] = ()
+    answers: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    bad: tuple[BadRow, ...] = ()
+    duplicates: int = 0
+    ignored_answers: int = 0
+
+
+def load(
+    path: Path,
+    task: Task,
+    role: Role,
+    *,
+    on_bad: Literal["fail", "quarantine"] = "fail",
+    max_bad_share: float = MAX_BAD_SHARE,
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> DataSet:
+    """Reads a whole file. `on_bad`: one bad row refuses the file, or bad rows are left out as long as they are at most `max_bad_share` of all.
+
+    Raises NotFound, StorageError, InvalidInput (field `data.<role>`, `rows` has every bad row).
+    """
+    where = f"data.{role}"
+    try:
+        with path.open("rb") as file:
+            intake = _Intake(str(path), task, role, path.suffix.lower().removeprefix("."))
+            intake.take(read_table(path, file, max_row_bytes))
+    except FileNotFoundError as error:
+        raise errors.NotFound(f"There is no file {path}.", field=where) from error
+    except IsADirectoryError as error:
+        raise errors.InvalidInput(f"{path} is a directory; a data file is expected.", field=where) from error
+    except OSError as error:
+        raise errors.StorageError(f"Cannot read {path}: {error.strerror}.", field=where) from error
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(error.message, field=where, rows=error.rows) from error
+    data = intake.result()
+    total = len(data.rows) + len(data.bad)
+    if data.bad and (on_bad == "fail" or len(data.bad) > max_bad_share * total):
+        raise errors.InvalidInput(_message(data, total, on_bad, max_bad_share), field=where, rows=data.bad)
+    if not data.rows:
+        raise errors.InvalidInput(f"{path} has no rows.", field=where)
+    return data
+
+
+def _message(data: DataSet, total: int, on_bad: str, max_bad_share: float) -> str:
+    shown = "\n".join(f"  {bad}" for bad in data.bad[:SHOWN])
+    more = f"\n  ... and {len(data.bad) - SHOWN} more" if len(data.bad) > SHOWN else ""
+    end = f"; at most {max_bad_share:.0%} may be left out" if on_bad == "quarantine" else ""
+    return f"{len(data.bad)} of {total} rows of {data.file} cannot be used{end}:\n{shown}{more}"
+
+
+class _Intake:
+    """Takes records one by one and keeps count."""
+
+    def __init__(self, file: str, task: Task, role: Role, format: str) -> None:
+        self._task = task
+        self._labeled = role is not Role.UNLABELED
+        self._required = required(task, self._labeled)
+        self._data = DataSet(file, role, format)
+        self._rows: list[Row] = []
+        self._bad: list[BadRow] = []
+        self._contents: dict[str, int] = {}  # content id -> how often
+        self._columns: dict[str, str] = {}
+
+    def take(self, table: Table) -> None:
+        """Raises InvalidInput where the file as a whole is unusable."""
+        if table.columns is not None:
+            self._name_columns(table.columns)
+            lacking = missing(self._required, table.columns)
+            if lacking:
+                bad = BadRow(self._data.file, 1, lacking + _separator_hint(table.columns))
+                raise errors.InvalidInput(f"{bad}.", rows=(bad,))
+        for record in table.records:
+            if isinstance(record, BadRow):
+                self._bad.append(record)
+            else:
+                self._take(record)
+            if len(self._bad) >= MAX_BAD_ROWS:
+                shown = "\n".join(f"  {bad}" for bad in self._bad[:SHOWN])
+                message = (
+                    f"{self._data.file} has {MAX_BAD_ROWS} bad rows up to line {self._bad[-1].line}; the first ones:\n{shown}"
+                )
+                raise errors.InvalidInput(message, rows=tuple(self._bad))
+
+    def _take(self, record: Record) -> None:
+        try:
+            lacking = missing(self._required, record.values)
+            if lacking:
+                raise BadRecordError(lacking)
+            parsed = parse_row(record.values, self._task)
+            if self._labeled and parsed.answer is None:
+                raise BadRecordError(parsed.answer_fault or "the answer is empty")
+            row = self._identified(parsed)
+        except BadRecordError as fault:
+            self._bad.append(BadRow(self._data.file, record.line, str(fault)))
+            return
+        self._name_columns(record.values)
+        self._rows.append(row)
+        self._data.lines[row.id] = record.line
+        self._data.ignored_answers += bool(parsed.answer_fault)
+        if parsed.answer is not None:
+            self._data.answers[row.id] = parsed.answer
+
+    def _identified(self, parsed: Parsed) -> Row:
+        row = parsed.row
+        content = content_id(row)
+        answer = parsed.answer if self._labeled else None
+        if row.id and row.id in self._data.lines:
+            raise BadRecordError(f"the id {row.id!r} is that of line {self._data.lines[row.id]}")
+        times = self._contents.get(content, 0) + 1
+        if not row.id:
+            suffix = times
+            name = content if suffix == 1 else f"{content}-{suffix}"
+            while name in self._data.lines:  # taken by an explicit id
+                suffix += 1
+                name = f"{content}-{suffix}"
+            row = replace(row, id=name)
+        self._contents[content] = times
+        self._data.duplicates += times > 1
+        return replace(row, answer=answer)
+
+    def _name_columns(self, names: Mapping[str, object] | tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self._columns:
+                self._columns[name] = name if name in COLUMNS else "metadata"
+
+    def result(self) -> DataSet:
+        return replace(self._data, rows=tuple(self._rows), bad=tuple(self._bad), columns=self._columns)
+
+
+def _separator_hint(columns: tuple[str, ...]) -> str:
+    found = next((separator for separator in (";", "\t", "|") if separator in columns[0]), None) if len(columns) == 1 else None
+    return f"; the cells seem to be separated by {found!r}, a comma is expected" if found else ""

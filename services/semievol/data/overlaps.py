@@ -1,0 +1,84 @@
+"""Rows that occur in more than one place: a test row that is also trained on makes every accuracy a lie."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from semievol.algorithm.answers import fold
+from semievol.algorithm.types import Row
+from semievol.common import errors
+from semievol.data.intake import DataSet, Role
+
+EXAMPLES = 3
+_HELD_OUT = (Role.TEST, Role.DEV)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """`count` rows of `second` occur in `first` too (or earlier in it, where both are the same).
+
+    Rows are compared by question and options after case, white space and outer punctuation are folded. `examples` are pairs of
+    places, `file:line = file:line`. `warning`: held-out rows that are also trained on or answered.
+    """
+
+    first: Role
+    second: Role
+    count: int
+    examples: tuple[str, ...]
+    warning: bool
+
+    def __str__(self) -> str:
+        where = f"more than once in {self.first}" if self.first == self.second else f"in {self.first} and in {self.second}"
+        return f"{self.count} rows occur {where}: {', '.join(self.examples)}"
+
+
+def overlaps(datasets: Sequence[DataSet]) -> list[Overlap]:
+    """Duplicates within and between the data sets of a run, in their order; nothing where there are none."""
+    found = [_within(data) for data in datasets]
+    found += [_between(first, second) for first, second in combinations(datasets, 2)]
+    return [overlap for overlap in found if overlap.count]
+
+
+def check_ids(datasets: Sequence[DataSet]) -> None:
+    """Raises InvalidInput where one id names different rows: in a run, rows of all files meet, and an id must mean one row."""
+    seen: dict[str, tuple[DataSet, tuple[str, ...]]] = {}
+    for data in datasets:
+        for row in data.rows:
+            first, content = seen.setdefault(row.id, (data, _content(row)))
+            if content != _content(row):
+                message = f"The id {row.id!r} names different rows: {_place(first, row.id)} and {_place(data, row.id)}."
+                raise errors.InvalidInput(f"{message} Ids must differ between the files of a run.", field=f"data.{data.role}")
+
+
+def _within(data: DataSet) -> Overlap:
+    seen: dict[tuple[str, ...], str] = {}
+    pairs = []
+    for row in data.rows:
+        first = seen.setdefault(_content(row), row.id)
+        if first != row.id:
+            pairs.append(f"{_place(data, first)} = {_place(data, row.id)}")
+    return Overlap(data.role, data.role, len(pairs), tuple(pairs[:EXAMPLES]), warning=False)
+
+
+def _between(first: DataSet, second: DataSet) -> Overlap:
+    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for row in first.rows:
+        places[_content(row)].append(row.id)
+    pairs = [
+        f"{_place(first, places[content][0])} = {_place(second, row.id)}"
+        for row in second.rows
+        if (content := _content(row)) in places
+    ]
+    warning = (first.role in _HELD_OUT) != (second.role in _HELD_OUT)
+    return Overlap(first.role, second.role, len(pairs), tuple(pairs[:EXAMPLES]), warning)
+
+
+def _content(row: Row) -> tuple[str, ...]:
+    return (fold(row.question), *(fold(option) for option in row.options))
+
+
+def _place(data: DataSet, row_id: str) -> str:
+    return f"{data.file}:{data.lines[row_id]}"

@@ -1,0 +1,208 @@
+"""One record of a data file -> a Row, or the reason why it is none.
+
+Columns: `question`; `options` for multiple choice (a JSON list, or a Python list as some CSV files have it); `answer` where the
+file is labeled; `id` and `category` if there are any. All others are metadata (METHOD, trap 6).
+
+The answer of a multiple-choice row is an option's own words or its letter (`b`, `B.`, `(B)`). Words come first: among the options
+`B`, `C`, `A` the answer `A` is the third one. That is also how a model's response is read (`algorithm.answers`).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semievol.algorithm.answers import canonical_answer
+from semievol.algorithm.types import Row, Task, TaskType
+from semievol.common.keys import content_key
+from semievol.data.formats import is_clean
+
+COLUMNS = ("question", "options", "answer", "id", "category")
+MAX_OPTIONS = 26  # letters A..Z
+MAX_ID_LETTERS = 256
+_MAX_LITERAL = 64 * 1024  # characters of a Python list; parsing one takes far more memory than its text
+_NUMBER = re.compile(r"\$?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?%?")
+
+
+class BadRecordError(Exception):
+    """Carries the reason, in words that fit behind `file:line: `."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """`row` has no answer yet, and no id where the record has none. `answer` is what Row.answer would be; `answer_fault` why it cannot be used."""
+
+    row: Row
+    answer: str | None
+    answer_fault: str
+
+
+def required(task: Task, labeled: bool) -> tuple[str, ...]:
+    """The columns that must be there."""
+    return ("question", *(("options",) if task.type is TaskType.CHOICE else ()), *(("answer",) if labeled else ()))
+
+
+def missing(needed: Iterable[str], present: Iterable[str]) -> str | None:
+    """What is missing, with the column that was probably meant; None if nothing is."""
+    present = list(present)
+    for column in needed:
+        if column not in present:
+            unknown = {name.lower().strip(): name for name in present if name not in COLUMNS}
+            near = difflib.get_close_matches(column, unknown, n=1)
+            hint = f"; did you mean {column!r} by {unknown[near[0]]!r}?" if near else f"; there are: {_listed(present)}"
+            return f"there is no column {column!r}{hint}"
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    text = ", ".join(repr(name[:40]) for name in names[:10])
+    return text + (", ..." if len(names) > 10 else "") if names else "none"
+
+
+def parse_row(values: Mapping[str, Any], task: Task) -> Parsed:
+    """Raises BadRecordError."""
+    _check_characters(values)
+    question = _string(values, "question").strip()
+    if not question:
+        raise BadRecordError("the question is empty")
+    row = Row(
+        id=_id(values),
+        question=question,
+        options=_options(values.get("options"), task),
+        category=_string(values, "category").strip(),
+        metadata={name: _shown(value) for name, value in values.items() if name not in COLUMNS},
+    )
+    try:
+        return Parsed(row, _answer(values.get("answer"), row, task), "")
+    except BadRecordError as fault:
+        return Parsed(row, None, str(fault))
+
+
+def content_id(row: Row) -> str:
+    """A row's id where its file gives none: the same question and options have the same id in every file."""
+    return content_key([row.question, list(row.options)])[:16]
+
+
+def _check_characters(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if not is_clean(name) or not is_clean(text):
+            fault = "a NUL character" if "\0" in text else "bytes or characters that are no UTF-8 text"
+            raise BadRecordError(f"column {name!r} has {fault}")
+        if "\\u0000" in text and not isinstance(value, str):  # a NUL that JSON escapes
+            raise BadRecordError(f"column {name!r} has a NUL character")
+
+
+def _string(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRecordError(f"{name!r} is not a text")
+    return value
+
+
+def _id(values: Mapping[str, Any]) -> str:
+    if "id" not in values:
+        return ""
+    value = values["id"]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRecordError("'id' is neither a text nor a whole number")
+    text = str(value).strip()
+    if not text:
+        raise BadRecordError("the id is empty")
+    if len(text) > MAX_ID_LETTERS or not text.isprintable():
+        raise BadRecordError(f"the id is longer than {MAX_ID_LETTERS} letters or has control characters")
+    return text
+
+
+def _shown(value: Any) -> str:
+    """A metadata cell as text."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _options(value: Any, task: Task) -> tuple[str, ...]:
+    listed = _option_list(value)
+    if task.type is not TaskType.CHOICE:
+        if listed:
+            raise BadRecordError(f"the row has options, but the task's type is {task.type}")
+        return ()
+    options = tuple(_option(index, option) for index, option in enumerate(listed))
+    if len(options) < 2:
+        raise BadRecordError(f"a multiple-choice row needs at least 2 options, this has {len(options)}")
+    if len(options) > MAX_OPTIONS:
+        raise BadRecordError(f"a multiple-choice row can have {MAX_OPTIONS} options, this has {len(options)}")
+    for index, option in enumerate(options):
+        if option in options[:index]:
+            raise BadRecordError(f"options {_letter(options.index(option))} and {_letter(index)} are the same")
+    return options
+
+
+def _option_list(value: Any) -> list[Any]:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, str):
+        value = _literal(value.strip())
+    if not isinstance(value, list | tuple):
+        raise BadRecordError("'options' is neither a JSON list nor a Python list")
+    return list(value)
+
+
+def _literal(text: str) -> Any:
+    """The value of a JSON or Python literal; None for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    if not text.startswith(("[", "(")) or len(text) > _MAX_LITERAL:
+        return None
+    try:
+        return ast.literal_eval(text)  # evaluates nothing but constants
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _option(index: int, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRecordError(f"option {_letter(index)} is neither a text nor a number")
+    text = str(value).strip()
+    if not text or not is_clean(text):
+        raise BadRecordError(f"option {_letter(index)} is empty" if not text else f"option {_letter(index)} is no UTF-8 text")
+    return text
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < MAX_OPTIONS else str(index + 1)
+
+
+def _answer(value: Any, row: Row, task: Task) -> str | None:
+    """What Row.answer holds: a letter for a choice, the file's own words otherwise; None where the cell is empty."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRecordError("'answer' is neither a text nor a number")
+    text = str(value).strip()
+    if task.type is TaskType.CHOICE:
+        return _choice(text, row, task)
+    if task.type is TaskType.NUMBER and not (_NUMBER.fullmatch(text) and canonical_answer(text, row, task)):
+        raise BadRecordError(f"the answer {text[:60]!r} is not a number")
+    if canonical_answer(text, row, task) is None:
+        raise BadRecordError(f"the answer {text[:60]!r} has no words")
+    return text
+
+
+def _choice(text: str, row: Row, task: Task) -> str:
+    if text in row.options:  # told apart even where only case or punctuation does (`Co`, `CO`)
+        return _letter(row.options.index(text))
+    answer = canonical_answer(text, row, task)
+    if answer is None:
+        letters = f"A-{_letter(len(row.options) - 1)}"
+        raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
+    return answer.value
