@@ -35,12 +35,16 @@ test: $(READY) ## run every test, those with the real models included
 	$(BIN)/pytest
 
 lint: $(READY) ## check style, types, import boundaries, the protos and that generated files are current
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/buf lint proto
-	proto/generate.sh --check
+	@failed=0; \
+	check() { echo "-- $$*"; "$$@" || failed=$$((failed + 1)); }; \
+	check $(BIN)/ruff check .; \
+	check $(BIN)/ruff format --check .; \
+	check $(BIN)/mypy; \
+	check $(BIN)/lint-imports --no-logo; \
+	check $(BIN)/buf lint proto; \
+	check proto/generate.sh --check; \
+	if [ $$failed != 0 ]; then echo "lint: $$failed checks failed"; exit 1; fi; \
+	echo "lint: all checks passed"
 
 proto: $(READY) ## generate the API's Python code from proto/
 	proto/generate.sh

@@ -1,12 +1,48 @@
-"""Fixtures that several tiers share."""
+"""Fixtures that several tiers share, and the fence around all tests: nothing leaves this machine."""
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from semievol.common.models import LocalModel, resolve_model
+
+# Set before any library reads them; the processes that tests start inherit them.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "2"
+)  # the smallest machine that we promise, so that figures and orders of summation agree
+
+_NAME_EVENTS = {"socket.getaddrinfo", "socket.gethostbyname"}  # arguments: host, ...
+_ADDRESS_EVENTS = {"socket.connect", "socket.sendto"}  # arguments: socket, address; a Unix socket's address is no tuple
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: a host other than this machine raises PermissionError, whichever library asks for it."""
+    if event in _NAME_EVENTS:
+        host = arguments[0]
+    elif event in _ADDRESS_EVENTS and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if isinstance(host, bytes):
+        host = host.decode()
+    if isinstance(host, str) and not _is_loopback(host):
+        raise PermissionError(f"Tests may not reach the network, and this one asked for {host!r}.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in {"", "localhost"}
+
+
+sys.addaudithook(_refuse_network)
 
 
 @pytest.fixture(scope="session")
