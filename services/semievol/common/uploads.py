@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 from semievol.common import errors
@@ -20,12 +21,35 @@ def check_name(name: str) -> None:
         raise errors.InvalidInput(f"{name!r} is not a file name; give the name without directories.", field="name")
 
 
-def save(store: ObjectStore, name: str, file: Path) -> str:
-    """Stores a file; the same bytes under the same name give the same URI."""
-    check_name(name)
-    digest = sha256_file(file)
-    store.put(blob_path(digest), file)
-    return f"data:{digest}/{name}"
+class Upload:
+    """One upload on its way: pieces go to a temporary file, `finish` moves it into the store. Use as a context manager."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        check_name(name)
+        self._store = store
+        self._name = name
+        self._file = tempfile.NamedTemporaryFile(prefix="semievol-upload-")  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, piece: bytes) -> None:
+        """Raises StorageError."""
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise errors.StorageError(f"Cannot keep the upload of {self._name}: {error.strerror}.") from error
+
+    def finish(self) -> tuple[str, int]:
+        """(URI, bytes). The same bytes under the same name give the same URI."""
+        self._file.flush()
+        path = Path(self._file.name)
+        digest = sha256_file(path)
+        self._store.put(blob_path(digest), path)
+        return f"data:{digest}/{self._name}", path.stat().st_size
 
 
 def fetch(store: ObjectStore, uri: str, directory: Path, *, field: str) -> Path:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 from semievol.common import errors
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.v1 import task_pb2
+from semievol.controller.core import RunView, StepView
+from semievol.controller.plan import StepPlan, StepState
+from semievol.controller.reconcile import Progress
+from semievol.controller.registry import Alias, Model
+from semievol.controller.runs import Event
 from semievol.controller.v1 import controller_service_pb2 as pb
 
 _SCALARS = (
@@ -66,3 +73,71 @@ def spec_from_wire(message: pb.RunSpec) -> RunSpec:
         value["collaborators"] = [{"model": one.model, "references": one.references} for one in message.collaborators]
     value["train"] = {name: getattr(message.train, name) for name in _TRAIN if getattr(message.train, name)}
     return parse_run_spec(value, source="the run's spec")
+
+
+_STATES = {
+    "waiting": pb.STATE_WAITING,
+    "running": pb.STATE_RUNNING,
+    "succeeded": pb.STATE_SUCCEEDED,
+    "failed": pb.STATE_FAILED,
+    "cancelled": pb.STATE_CANCELLED,
+}
+
+
+def run_to_wire(view: RunView) -> pb.Run:
+    run = pb.Run(id=view.record.id, state=_STATES[view.state], error=view.error, error_class=view.error_class)
+    run.spec.CopyFrom(spec_to_wire(view.record.spec))
+    run.steps.extend(step_to_wire(step) for step in view.steps)
+    run.create_time.FromMicroseconds(int(view.record.create_time * 1e6))
+    if view.result is not None:
+        run.result_json = json.dumps(view.result)
+    return run
+
+
+def step_to_wire(view: StepView) -> pb.StepStatus:
+    step, progress = view.step, view.progress
+    shards = len(step.work.shards) if step.work else 0
+    return pb.StepStatus(
+        iteration=step.iteration,
+        name=step.name,
+        state=_STATES[view.state],
+        key=step.work.key if step.work else "",
+        shard_count=shards,
+        shards_done=shards - len(step.missing),
+        reused=view.reused,
+        progress_done=progress.done,
+        progress_total=progress.total,
+        progress_unit=progress.unit if progress.total else "",
+    )
+
+
+def planned_step_to_wire(step: StepPlan) -> pb.StepStatus:
+    """A step of a dry run: done steps would be reused."""
+    done = step.state is StepState.DONE
+    return step_to_wire(StepView(step, "succeeded" if done else "waiting", done, Progress()))
+
+
+def event_to_wire(event: Event, model_of: Callable[[str], pb.Model | None]) -> pb.RunEvent:
+    """`model_of`: a registered model by name."""
+    kind = event["type"]
+    message = pb.RunEvent(number=event["number"])
+    message.event_time.FromMicroseconds(int(event["time"] * 1e6))
+    body = getattr(message, kind)
+    body.SetInParent()
+    if kind == "model_registered":
+        if model := model_of(event["model"]):
+            body.model.CopyFrom(model)
+        return message
+    for name, value in event.items():
+        if name not in ("type", "number", "time"):
+            setattr(body, name, value)
+    return message
+
+
+def model_to_wire(model: Model, directory: str | None) -> pb.Model:
+    values = {name: getattr(model, name) for name in ("name", "role", "run", "iteration", "base", "uri", "sha256", "accuracy")}
+    return pb.Model(**values, directory=directory or "")
+
+
+def alias_to_wire(alias: Alias) -> pb.Alias:
+    return pb.Alias(name=alias.name, model=alias.model, previous_models=alias.previous)

@@ -1,0 +1,248 @@
+"""What the controller can be asked for, in plain values."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semievol.common import errors, uploads
+from semievol.common.runspec import RunSpec
+from semievol.controller.models import result
+from semievol.controller.plan import Resolved, StepPlan, StepState, plan
+from semievol.controller.reconcile import Progress, RunDriver, Surroundings
+from semievol.controller.registry import Alias, Model
+from semievol.controller.resolve import Resolver
+from semievol.controller.runs import TERMINAL, Event, RunRecord, run_id_of, run_state
+from semievol.ports import NEVER, Cancel
+
+log = logging.getLogger(__name__)
+
+_WATCH_POLL_S = 0.5  # another controller may be at work on the same store: look by ourselves, too
+
+
+@dataclass(frozen=True)
+class StepView:
+    """One step as users see it; `state`: waiting | running | succeeded | failed."""
+
+    step: StepPlan
+    state: str
+    reused: bool
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as users see it; `state`: running | succeeded | failed | cancelled. `result` is what `run --json` prints."""
+
+    record: RunRecord
+    state: str
+    steps: tuple[StepView, ...] = ()
+    error: str = ""
+    error_class: str = ""
+    result: Mapping[str, Any] | None = None
+
+
+class Controller:
+    """Plans, drives and remembers runs. One per store may drive; any number may look."""
+
+    def __init__(self, surroundings: Surroundings, resolver: Resolver, models_directory: Path | None) -> None:
+        self._world = surroundings
+        self._resolver = resolver
+        self._models_directory = models_directory
+        self._drivers: dict[str, RunDriver] = {}
+        self._lock = threading.Lock()
+
+    # -------------------------------------------------------------- data
+
+    def begin_upload(self, name: str) -> uploads.Upload:
+        """Raises InvalidInput (name)."""
+        return uploads.Upload(self._world.artifacts.store, name)
+
+    # -------------------------------------------------------------- runs
+
+    def plan_run(self, spec: RunSpec) -> tuple[str, list[StepPlan]]:
+        """(run id, steps as far as they are known). Starts nothing."""
+        resolved = self._resolve(spec)
+        return run_id_of(spec, resolved), plan(spec, resolved, self._world.artifacts.manifest)
+
+    def submit(self, spec: RunSpec) -> RunView:
+        """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
+        record = self._world.runs.create(spec, self._resolve(spec))
+        self._drive(record)
+        return self.get(record.id)
+
+    def retry(self, name: str) -> RunView:
+        """Raises NotFound, Conflict (at work)."""
+        record = self._world.runs.find(name)
+        if self._driver(record.id):
+            raise errors.Conflict(f"The run {record.id} is at work; there is nothing to retry.", field="run")
+        self._resolve(record.spec)
+        self._drive(record)
+        return self.get(record.id)
+
+    def cancel(self, name: str) -> RunView:
+        """Returns when none of its jobs runs any more; a finished run stays as it is. Raises NotFound."""
+        record = self._world.runs.find(name)
+        driver = self._driver(record.id)
+        if driver:
+            driver.cancel()
+        elif run_state(self._world.runs.events(record.id)) == "running":  # left behind by a controller that is gone
+            self._world.runs.append(record.id, {"type": "run_cancelled"})
+        return self.get(record.id)
+
+    def get(self, name: str) -> RunView:
+        """Raises NotFound."""
+        record = self._world.runs.find(name)
+        events = self._world.runs.events(record.id)
+        steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
+        driver = self._driver(record.id)
+        session = _last_session(events)
+        reused = {f"{event['iteration']}/{event['step']}" for event in session if event["type"] == "step_reused"}
+        failed = {
+            f"{event['iteration']}/{event['step']}"
+            for event in session
+            if event["type"] == "step_failed" and not event["will_retry"]
+        }
+        state = run_state(events)
+        views = [_step_view(step, state, reused, failed, driver) for step in steps]
+        error = next((event for event in reversed(session) if event["type"] == "run_failed"), {})
+        outcome = result(self._world.artifacts, record, state, steps, reused, self.directory_of)
+        return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome)
+
+    def runs(self) -> list[RunView]:
+        """All runs, newest first, without steps."""
+        return [RunView(record, run_state(self._world.runs.events(record.id))) for record in self._world.runs.all()]
+
+    def watch(self, name: str, start: int = 1, *, cancel: Cancel = NEVER) -> Iterator[Event]:
+        """Recorded events from number `start`, progress in between (`{"type": "step_progress", "number": 0, ...}`), until the run has ended."""
+        record, next_number, seen = self._world.runs.find(name), max(1, start), -1
+        while not cancel.is_set():
+            driver = self._driver(record.id)
+            version = driver.version if driver else -1
+            events = self._world.runs.events(record.id, next_number)
+            yield from events
+            next_number += len(events)
+            if driver is None and run_state(self._world.runs.events(record.id)) != "running":
+                return
+            if driver is None:
+                time.sleep(_WATCH_POLL_S)
+                continue
+            if version != seen:
+                yield from (_progress_event(label, one) for label, one in list(driver.progress.items()))
+            seen = version
+            driver.wait_for_change(version, _WATCH_POLL_S)
+
+    def logs(self, name: str, step: str = "", *, follow: bool = False, cancel: Cancel = NEVER) -> Iterator[tuple[str, list[str]]]:
+        """(job, new lines) of the run's jobs, or of one step's (`1/infer/warm-2`). Raises NotFound."""
+        record = self._world.runs.find(name)
+        read: dict[str, int] = {}  # job -> lines that were sent
+        known = {view.step.label for view in self.get(record.id).steps}
+        if step and step not in known:
+            raise errors.NotFound(f"The run {record.id} has no step {step!r}; it has {', '.join(sorted(known))}.", field="step")
+        while True:
+            running = self._driver(record.id) is not None
+            for event in self._world.runs.events(record.id):
+                if event["type"] != "step_started" or (step and step != f"{event['iteration']}/{event['step']}"):
+                    continue
+                job = event["job"]
+                lines = self._world.launcher.logs(job, read.get(job, 0))
+                if lines:
+                    read[job] = read.get(job, 0) + len(lines)
+                    yield job, lines
+            if not follow or not running or cancel.is_set():
+                return
+            time.sleep(_WATCH_POLL_S)
+
+    # -------------------------------------------------------------- models
+
+    def models(self) -> tuple[list[Model], list[Alias]]:
+        return self._world.registry.models(), self._world.registry.aliases()
+
+    def promote(self, model: str, alias: str) -> Alias:
+        return self._world.registry.promote(model, alias)
+
+    def rollback(self, alias: str) -> Alias:
+        return self._world.registry.rollback(alias)
+
+    def directory_of(self, model: Model) -> str | None:
+        """The model as a plain PEFT directory on this machine, laid out if need be; None where this controller lays out none."""
+        if self._models_directory is None:
+            return None
+        manifest, _ = self._world.artifacts.resolve(model.uri, field="uri")
+        return str(self._world.artifacts.fetch(manifest, self._models_directory / model.name))
+
+    # -------------------------------------------------------------- life
+
+    def resume_all(self) -> None:
+        """Lets every unfinished run go on."""
+        for record in self._world.runs.all():
+            if run_state(self._world.runs.events(record.id)) == "running":
+                log.info("Resuming run %s", record.id)
+                self._drive(record)
+
+    def close(self) -> None:
+        """Stops driving; unfinished runs go on with the next controller."""
+        with self._lock:
+            drivers = list(self._drivers.values())
+        for driver in drivers:
+            driver.stop()
+
+    def _resolve(self, spec: RunSpec) -> Resolved:
+        if spec.data.dev:
+            raise errors.NotSupported("data.dev is reserved for a later version; leave it out.", field="data.dev")
+        return self._resolver.resolve(spec)
+
+    def _drive(self, record: RunRecord) -> None:
+        with self._lock:
+            current = self._drivers.get(record.id)
+            if current and current.alive:
+                return
+            driver = RunDriver(record, self._world)
+            self._drivers[record.id] = driver
+            driver.start()
+
+    def _driver(self, run_id: str) -> RunDriver | None:
+        """The driver of a run that is at work here."""
+        with self._lock:
+            driver = self._drivers.get(run_id)
+        return driver if driver and driver.alive else None
+
+
+def _last_session(events: list[Event]) -> list[Event]:
+    """What happened since the run was last started."""
+    starts = [index for index, event in enumerate(events) if event["type"] == "run_started"]
+    return events[starts[-1] :] if starts else []
+
+
+def _step_view(step: StepPlan, run: str, reused: set[str], failed: set[str], driver: RunDriver | None) -> StepView:
+    progress = driver.progress.get(step.label, Progress()) if driver else Progress()
+    if step.state is StepState.DONE:
+        state = "succeeded"
+    elif step.label in failed and run == "failed":
+        state = "failed"
+    else:
+        state = "running" if step.state is StepState.READY and run == "running" else "waiting"
+    return StepView(step, state, step.label in reused, progress)
+
+
+def _progress_event(label: str, progress: Progress) -> Event:
+    iteration, _, step = label.partition("/")
+    counted = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+    speed = {"loss": progress.loss, "tokens_per_second": progress.tokens_per_s}
+    return {
+        "type": "step_progress",
+        "number": 0,
+        "time": time.time(),
+        "iteration": int(iteration),
+        "step": step,
+        **counted,
+        **speed,
+    }
+
+
+__all__ = ["TERMINAL", "Controller", "RunView", "StepView"]

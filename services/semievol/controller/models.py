@@ -1,0 +1,93 @@
+"""What an iteration made, as registered models, and the result of a run as its users read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from semievol.common.artifacts import Artifacts, uri
+from semievol.controller.plan import StepPlan, StepState
+from semievol.controller.registry import Model, Registry
+from semievol.controller.runs import RunRecord
+
+ADAPTER_FILE = "adapter_model.safetensors"
+ROLES = {"warm": "warm", "evolve": "evolved"}  # step -> role
+
+
+def register_models(
+    artifacts: Artifacts, registry: Registry, run: RunRecord, steps: list[StepPlan], iteration: int
+) -> list[Model]:
+    """Registers the iteration's models; returns those that are new."""
+    models = [model for model in models_of(artifacts, run, steps) if model.iteration == iteration]
+    return [model for model in models if registry.register(model)]
+
+
+def models_of(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan]) -> list[Model]:
+    """The models that a run's finished steps have made."""
+    reports = {
+        step.iteration: _report(artifacts, step) for step in steps if step.name == "report" and step.state is StepState.DONE
+    }
+    found = []
+    for step in steps:
+        if step.name in ROLES and step.state is StepState.DONE:
+            role, manifest = ROLES[step.name], step.manifests[None]
+            sha256 = manifest.file(ADAPTER_FILE).sha256
+            accuracy = (reports.get(step.iteration, {}).get("accuracy", {}).get(role) or {}).get("value")
+            name = f"{run.spec.name}-{role}-{sha256[:8]}"
+            found.append(Model(name, role, run.id, step.iteration, run.spec.model, uri(manifest.key), sha256, accuracy))
+    return found
+
+
+def result(
+    artifacts: Artifacts,
+    run: RunRecord,
+    state: str,
+    steps: list[StepPlan],
+    reused: set[str],
+    directory_of: Callable[[Model], str | None],
+) -> dict[str, Any]:
+    """The JSON object that `semievol run --json` ends with (docs/run-file.md); iterations that have reported so far."""
+    models = models_of(artifacts, run, steps)
+    iterations = []
+    for step in steps:
+        if step.name != "report" or step.state is not StepState.DONE:
+            continue
+        mine = [one for one in steps if one.iteration == step.iteration or (step.iteration == 1 and one.iteration == 0)]
+        made = {
+            model.role: {"name": model.name, "uri": model.uri, "directory": directory_of(model)}
+            for model in models
+            if model.iteration == step.iteration
+        }
+        iterations.append(
+            {
+                "n": step.iteration,
+                **_report(artifacts, step),
+                "models": {"warm": made.get("warm"), "evolved": made.get("evolved")},
+                "seconds": {one.name: work_seconds(artifacts, one) for one in mine},
+                "reused": [one.name for one in mine if one.label in reused],
+            }
+        )
+    last = iterations[-1] if iterations else None
+    return {
+        "run": run.id,
+        "name": run.spec.name,
+        "state": state,
+        "iterations": iterations,
+        "models": last["models"] if last else {"warm": None, "evolved": None},
+        "seconds": {step.label: work_seconds(artifacts, step) for step in steps if step.state is StepState.DONE},
+        "reused": [step.label for step in steps if step.label in reused],
+    }
+
+
+def _report(artifacts: Artifacts, step: StepPlan) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(artifacts.read(step.manifests[None].file("report.json")))
+    return body
+
+
+def work_seconds(artifacts: Artifacts, step: StepPlan) -> float:
+    """Work time of the attempts that published; for a reused step, what it took when it was made."""
+    if step.work is None:
+        return 0.0
+    records = artifacts.attempts(step.work.key)
+    return round(sum(float(record["seconds"]) for record in records if record.get("published", True)), 3)

@@ -1,0 +1,340 @@
+"""One run, driven to its end: plan, launch what is ready, look at what runs, plan again. Level-triggered: nothing in memory matters.
+
+What counts is in the store. A controller that is killed at any moment and started again plans from the same manifests and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semievol.common import errors, work
+from semievol.common.artifacts import Artifacts, Manifest
+from semievol.controller.models import register_models
+from semievol.controller.plan import StepPlan, StepState, plan
+from semievol.controller.registry import Registry
+from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore
+from semievol.controller.training import TrainingJob
+from semievol.ports import JobSpec, JobState, Launcher, Trainer
+
+log = logging.getLogger(__name__)
+
+_ENTRYPOINT = "semievol.steps.main:run"
+# Trying again cannot help: the input is bad, the code has a bug, somebody forbids it, a name is taken.
+_FINAL_CODES = {
+    errors.InvalidInput.exit_code,
+    errors.InternalError.exit_code,
+    errors.NotAllowed.exit_code,
+    errors.Conflict.exit_code,
+}
+_BACKOFF_S = 1.0  # before the second attempt; doubles
+
+ShardId = tuple[str, int | None]  # (step label, shard)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run needs of the world."""
+
+    artifacts: Artifacts
+    store_uri: str
+    runs: RunStore
+    registry: Registry
+    launcher: Launcher
+    trainer: Callable[[], Trainer]  # connected when first needed
+    addresses: Mapping[str, str]
+    parallelism: int
+    max_attempts: int
+    poll_s: float
+
+
+@dataclass
+class Progress:
+    """How far a step is, for whoever watches; never recorded, never decisive (R10)."""
+
+    done: int = 0
+    total: int = 0
+    unit: str = "rows"
+    loss: float = 0.0
+    tokens_per_s: float = 0.0
+
+
+@dataclass
+class ActiveJob:
+    """A job at work."""
+
+    name: str
+    step: StepPlan
+    shard: int | None
+    attempt: int
+    training: TrainingJob | None = None
+    log_lines: int = 0
+    progress: Progress = field(default_factory=Progress)
+
+
+class RunDriver:
+    """Drives one run on a thread of its own. `version` changes with every event and progress."""
+
+    def __init__(self, run: RunRecord, surroundings: Surroundings) -> None:
+        self.run = run
+        self.progress: dict[str, Progress] = {}  # by step label
+        self._changed = threading.Condition()
+        self._ended = False
+        self.version = 0
+        self._world = surroundings
+        self._active: dict[ShardId, ActiveJob] = {}
+        self._manifests: dict[tuple[str, int | None], Manifest] = {}
+        self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
+        self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
+        self._retry_at: dict[ShardId, float] = {}
+        self._announced: set[str] = set()
+        self._started_here: set[str] = set()
+        self._stop = threading.Event()
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._drive, name=f"run-{run.id}", daemon=True)
+
+    # -------------------------------------------------------------- from outside
+
+    def start(self) -> None:
+        """Records that the run goes on, then drives it."""
+        self._resume()
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still drives: False as soon as a terminal event is recorded."""
+        return self._thread.is_alive() and not self._ended
+
+    def wait_for_change(self, version: int, timeout_s: float) -> None:
+        """Returns when something has happened since `version`, or after `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.version != version, timeout=timeout_s)
+
+    def cancel(self) -> None:
+        """Stops the run's jobs and records that somebody asked for it; returns when nothing runs any more."""
+        self._cancelled = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops the run's jobs without a word in the record: the run goes on when it is started again."""
+        self._stop.set()
+        self._thread.join()
+
+    # -------------------------------------------------------------- the loop
+
+    def _drive(self) -> None:
+        try:
+            while not self._stop.is_set() and not self._advance():
+                self._stop.wait(self._world.poll_s)
+            self._end_jobs()
+            if self._cancelled:
+                self._record({"type": "run_cancelled"})
+        except errors.SemiEvolError as error:
+            self._fail(error.message, type(error).__name__)
+        except Exception:
+            log.exception("Run %s", self.run.id)
+            self._fail("Internal error of the controller; its log has the details.", errors.InternalError.__name__)
+        finally:
+            self._notify()
+
+    def _resume(self) -> None:
+        """What earlier controllers did: their attempts count, so that job names are never used twice."""
+        events = self._world.runs.events(self.run.id)
+        for event in events:
+            if event["type"] == "step_started":
+                self._attempts[_label(event), event["shard"] if event["shard"] >= 0 else None] += 1
+        self._first_attempts = Counter(self._attempts)
+        self._record({"type": "run_started", "resumed": any(event["type"] == "run_started" for event in events)})
+
+    def _advance(self) -> bool:
+        """One look at everything. True if the run has ended."""
+        self._look_at_jobs()
+        steps = plan(self.run.spec, self.run.resolved, self._manifest)
+        for step in steps:
+            if step.state is StepState.DONE and step.label not in self._announced:
+                self._announce(step)
+        if all(step.state is StepState.DONE for step in steps):
+            self._world.registry.promote(self._newest_model(steps), self.run.spec.name)
+            self._record({"type": "run_succeeded"})
+            return True
+        for step in steps:
+            if step.state is StepState.READY:
+                self._launch_missing(step)
+        return False
+
+    def _manifest(self, key: str, shard: int | None) -> Manifest | None:
+        """What was found once stays found: manifests are immutable, and readers verify what they read."""
+        found = self._manifests.get((key, shard)) or self._world.artifacts.manifest(key, shard)
+        if found is not None:
+            self._manifests[key, shard] = found
+        return found
+
+    def _announce(self, step: StepPlan) -> None:
+        self._announced.add(step.label)
+        self.progress.pop(step.label, None)
+        assert step.work is not None
+        base = {"iteration": step.iteration, "step": step.name, "key": step.work.key}
+        if step.label in self._started_here:
+            seconds = sum(
+                record["seconds"] for record in self._world.artifacts.attempts(step.work.key) if record.get("published")
+            )
+            self._record({"type": "step_succeeded", **base, "seconds": seconds})
+        else:
+            self._record({"type": "step_reused", **base})
+        if step.work.kind == "report":
+            steps = plan(self.run.spec, self.run.resolved, self._manifest)
+            for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
+                self._record({"type": "model_registered", "model": model.name})
+
+    def _newest_model(self, steps: list[StepPlan]) -> str:
+        last = max(step.iteration for step in steps)
+        models = [
+            m for m in self._world.registry.models() if m.run == self.run.id and m.iteration == last and m.role == "evolved"
+        ]
+        return models[-1].name
+
+    # -------------------------------------------------------------- jobs
+
+    def _launch_missing(self, step: StepPlan) -> None:
+        for shard in step.missing:
+            shard_id = (step.label, shard)
+            if shard_id in self._active or time.monotonic() < self._retry_at.get(shard_id, 0.0):
+                continue
+            if len(self._active) >= self._world.parallelism:
+                return
+            self._launch(step, shard)
+
+    def _launch(self, step: StepPlan, shard: int | None) -> None:
+        assert step.work is not None
+        self._attempts[step.label, shard] += 1
+        attempt = self._attempts[step.label, shard]
+        place = "" if shard is None else f"-{shard}"
+        name = f"{self.run.id}-{step.iteration}-{step.name.replace('/', '-')}{place}-{attempt}"
+        job = ActiveJob(name, step, shard, attempt)
+        work.save(self._world.artifacts.store, step.work)
+        self._started_here.add(step.label)
+        self._record(
+            {
+                "type": "step_started",
+                "iteration": step.iteration,
+                "step": step.name,
+                "shard": -1 if shard is None else shard,
+                "attempt": attempt,
+                "job": name,
+            }
+        )
+        self._active[step.label, shard] = job
+        if step.work.kind == "train":
+            job.training = TrainingJob(self._world.trainer(), step.work)
+            return
+        place_argument = "-" if shard is None else str(shard)
+        addresses = json.dumps(dict(self._world.addresses), sort_keys=True)
+        args = (self._world.store_uri, step.work.key, place_argument, name, addresses)
+        self._world.launcher.submit(JobSpec(name, _ENTRYPOINT, args, {"run": self.run.id, "key": step.work.key}))
+
+    def _look_at_jobs(self) -> None:
+        for shard_id, job in list(self._active.items()):
+            self._look_at_progress(job)
+            status = job.training.status() if job.training else self._world.launcher.state(job.name)
+            if status.state is JobState.RUNNING:
+                continue
+            del self._active[shard_id]
+            assert job.step.work is not None
+            if status.state is JobState.SUCCEEDED and self._manifest(job.step.work.key, job.shard) is not None:
+                continue
+            self._job_failed(shard_id, job, status.exit_code, status.message)
+
+    def _job_failed(self, shard_id: ShardId, job: ActiveJob, exit_code: int | None, message: str) -> None:
+        code = exit_code or errors.Corrupt.exit_code  # it ended well, but what it published is damaged or gone
+        tried = self._attempts[shard_id] - self._first_attempts[shard_id]
+        retry = code not in _FINAL_CODES and tried < self._world.max_attempts
+        self._manifests.clear()  # what looked intact may be what the job stumbled over
+        self._record(
+            {
+                "type": "step_failed",
+                "iteration": job.step.iteration,
+                "step": job.step.name,
+                "shard": -1 if job.shard is None else job.shard,
+                "attempt": job.attempt,
+                "exit_code": code,
+                "error": message or "The job ended without a word.",
+                "will_retry": retry,
+            }
+        )
+        if not retry:
+            raise _error_of(code)(f"Step {job.step.label} failed: {message or 'the job ended without a word.'}")
+        self._retry_at[shard_id] = time.monotonic() + _BACKOFF_S * 2 ** (tried - 1)
+
+    def _look_at_progress(self, job: ActiveJob) -> None:
+        lines = job.training.progress() if job.training else self._new_progress(job)
+        if lines is None:
+            return
+        job.progress = Progress(**lines)
+        total = Progress(**lines)
+        shards = len(job.step.work.shards) if job.step.work else 1
+        if shards > 1:  # all shards but the last have the same number of rows
+            finished = shards - len(
+                [shard for shard in job.step.missing if (job.step.label, shard) not in self._manifests_of(job)]
+            )
+            total.done, total.total = finished * self.run.spec.shard_rows + job.progress.done, shards * self.run.spec.shard_rows
+        self.progress[job.step.label] = total
+        self._notify()
+
+    def _manifests_of(self, job: ActiveJob) -> set[ShardId]:
+        key = job.step.work.key if job.step.work else ""
+        return {(job.step.label, shard) for (found, shard) in self._manifests if found == key}
+
+    def _new_progress(self, job: ActiveJob) -> dict[str, Any] | None:
+        latest = None
+        lines = self._world.launcher.logs(job.name, job.log_lines)
+        job.log_lines += len(lines)
+        for line in lines:
+            if line.startswith('{"progress"'):
+                latest = json.loads(line)["progress"]
+        return latest
+
+    def _end_jobs(self) -> None:
+        for job in self._active.values():
+            if job.training:
+                job.training.cancel()
+            else:
+                self._world.launcher.cancel(job.name)
+        self._active.clear()
+
+    # -------------------------------------------------------------- record
+
+    def _fail(self, message: str, error_class: str) -> None:
+        try:
+            self._end_jobs()
+        except errors.SemiEvolError as error:
+            log.warning("Run %s: jobs could not be ended: %s", self.run.id, error)
+        self._record({"type": "run_failed", "error": message, "error_class": error_class})
+
+    def _record(self, event: Event) -> None:
+        self._world.runs.append(self.run.id, event)
+        self._ended = event["type"] in TERMINAL
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self.version += 1
+            self._changed.notify_all()
+
+
+def _label(event: Event) -> str:
+    return f"{event['iteration']}/{event['step']}"
+
+
+def _error_of(exit_code: int) -> type[errors.SemiEvolError]:
+    """The class that a job's exit code stands for."""
+    classes: dict[int, type[errors.SemiEvolError]] = {
+        cls.exit_code: cls
+        for cls in (errors.InternalError, errors.Corrupt, errors.Conflict, errors.Busy, errors.Unavailable, errors.NotAllowed)
+    }
+    return classes.get(exit_code, errors.InvalidInput if exit_code == errors.InvalidInput.exit_code else errors.InternalError)

@@ -1,0 +1,113 @@
+"""Composition root of the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from semievol.common import errors
+from semievol.common.artifacts import Artifacts
+from semievol.common.grpc_server import Service, Workers
+from semievol.common.serving import serve
+from semievol.common.stores import open_store
+from semievol.controller.core import Controller
+from semievol.controller.reconcile import Surroundings
+from semievol.controller.registry import Registry
+from semievol.controller.resolve import Resolver
+from semievol.controller.runs import RunStore
+from semievol.controller.servicer import ControllerServicer
+from semievol.controller.settings import ControllerSettings
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
+from semievol.launchers.inline import InlineLauncher
+from semievol.launchers.subprocess import SubprocessLauncher
+from semievol.ports import AdapterHost, Embedder, Launcher, Trainer
+
+
+def launcher(settings: ControllerSettings) -> Launcher:
+    """The launcher that the settings name."""
+    return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
+
+
+def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[str, str]) -> Controller:
+    """A controller over the settings' store. `addresses`: service -> host:port; those that are missing are asked for in vain."""
+    store = open_store(settings.store)
+    artifacts = Artifacts(store)
+
+    # Connected when first used: reading state needs none of them, and the command line must start quickly.
+    @functools.cache
+    def trainer() -> Trainer:
+        from semievol.client.training import TrainingClient
+
+        return TrainingClient(_address(addresses, "training"))
+
+    @functools.cache
+    def generation() -> AdapterHost:
+        from semievol.client.generation import GenerationClient
+
+        return GenerationClient(_address(addresses, "generation"))
+
+    @functools.cache
+    def embedding() -> Embedder:
+        from semievol.client.embedding import EmbeddingClient
+
+        return EmbeddingClient(_address(addresses, "embedding"))
+
+    surroundings = Surroundings(
+        artifacts=artifacts,
+        store_uri=settings.store,
+        runs=RunStore(store),
+        registry=Registry(store),
+        launcher=jobs,
+        trainer=trainer,
+        addresses=addresses,
+        parallelism=settings.parallelism,
+        max_attempts=settings.max_attempts,
+        poll_s=settings.poll_s,
+    )
+    return Controller(surroundings, Resolver(generation, embedding), settings.models_directory)
+
+
+def service(settings: ControllerSettings, core: Controller) -> Service:
+    """The gRPC service around a controller."""
+    workers = Workers("controller", threads=4)
+    watchers = Workers("controller-watch", threads=64)  # each waits most of its time
+    servicer = ControllerServicer(core, workers, watchers)
+
+    async def probe() -> None:
+        await workers.run(core.runs)
+        if settings.resume_on_start:
+            await workers.run(core.resume_all)
+
+    async def close() -> None:
+        await asyncio.to_thread(core.close)
+        await asyncio.to_thread(watchers.close)
+        await asyncio.to_thread(workers.close)
+
+    return Service(
+        name=pb.DESCRIPTOR.services_by_name["ControllerService"].full_name,
+        register=lambda server: pb_grpc.add_ControllerServiceServicer_to_server(servicer, server),
+        probe=probe,
+        close=close,
+    )
+
+
+def _address(addresses: Mapping[str, str], name: str) -> str:
+    if name not in addresses:
+        raise errors.Unavailable(f"The {name} service is not at work here; start the services with `semievol serve`.")
+    return addresses[name]
+
+
+def main() -> None:
+    settings = ControllerSettings()
+    if not settings.store:
+        settings = settings.model_copy(update={"store": Path("artifacts").absolute().as_uri()})
+    names = ("embedding", "retrieval", "generation", "judging", "training")
+    addresses = {name: getattr(settings, f"{name}_address") for name in names}
+    serve(lambda: service(settings, controller(settings, launcher(settings), addresses)), settings.address)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""semievol.controller.v1.ControllerService: translates only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from semievol.common import errors
+from semievol.common.grpc_server import Context, Workers
+from semievol.controller import wire
+from semievol.controller.core import Controller
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
+
+_MAX_PAGE = 1000
+_DEFAULT_PAGE = 100
+
+
+class ControllerServicer(pb_grpc.ControllerServiceServicer):
+    """`workers` serve the calls that answer at once, `watchers` those that wait for a run."""
+
+    def __init__(self, controller: Controller, workers: Workers, watchers: Workers) -> None:
+        self._core = controller
+        self._workers = workers
+        self._watchers = watchers
+
+    async def UploadData(self, requests: AsyncIterator[pb.UploadDataRequest], context: Context) -> pb.UploadDataResponse:
+        first = await anext(aiter(requests), pb.UploadDataRequest())
+        if not first.name:
+            raise errors.InvalidInput("The first message of an upload must have the file's name.", field="name")
+        with self._core.begin_upload(first.name) as upload:
+            async for request in requests:
+                await self._workers.run(upload.write, request.data)
+            uri, size = await self._workers.run(upload.finish)
+        return pb.UploadDataResponse(uri=uri, size_bytes=size)
+
+    async def PlanRun(self, request: pb.PlanRunRequest, context: Context) -> pb.PlanRunResponse:
+        run_id, steps = await self._workers.run(self._core.plan_run, wire.spec_from_wire(request.spec))
+        return pb.PlanRunResponse(run_id=run_id, steps=map(wire.planned_step_to_wire, steps))
+
+    async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
+        return pb.SubmitRunResponse(
+            run=wire.run_to_wire(await self._workers.run(self._core.submit, wire.spec_from_wire(request.spec)))
+        )
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        return pb.GetRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.get, request.run)))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        start, size = _page(request)
+        runs = await self._workers.run(self._core.runs)
+        more = str(start + size) if start + size < len(runs) else ""
+        return pb.ListRunsResponse(runs=map(wire.run_to_wire, runs[start : start + size]), next_page_token=more)
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
+        async for event in self._watchers.stream(self._core.watch, request.run, request.start_number):
+            yield pb.WatchRunResponse(event=wire.event_to_wire(event, self._model))
+
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
+        async for job, lines in self._watchers.stream(self._core.logs, request.run, request.step, follow=request.follow):
+            yield pb.StreamLogsResponse(job=job, lines=lines)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+        return pb.CancelRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.cancel, request.run)))
+
+    async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
+        if request.from_step:
+            raise errors.NotSupported(
+                "Retrying from a given step comes with a later version; leave from_step empty.", field="from_step"
+            )
+        return pb.RetryRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.retry, request.run)))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return await self._workers.run(self._list_models)
+
+    async def PromoteModel(self, request: pb.PromoteModelRequest, context: Context) -> pb.PromoteModelResponse:
+        alias = await self._workers.run(self._core.promote, request.model, request.alias)
+        return pb.PromoteModelResponse(alias=wire.alias_to_wire(alias))
+
+    async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:
+        alias = await self._workers.run(self._core.rollback, request.alias)
+        return pb.RollbackModelResponse(alias=wire.alias_to_wire(alias))
+
+    def _list_models(self) -> pb.ListModelsResponse:
+        models, aliases = self._core.models()
+        listed = [wire.model_to_wire(model, self._core.directory_of(model)) for model in models]
+        return pb.ListModelsResponse(models=listed, aliases=map(wire.alias_to_wire, aliases))
+
+    def _model(self, name: str) -> pb.Model | None:
+        return next((model for model in self._list_models().models if model.name == name), None)
+
+
+def _page(request: pb.ListRunsRequest) -> tuple[int, int]:
+    if not 0 <= request.page_size <= _MAX_PAGE:
+        raise errors.InvalidInput(f"page_size is from 1 to {_MAX_PAGE}, or 0 for {_DEFAULT_PAGE}.", field="page_size")
+    if request.page_token and not request.page_token.isdigit():
+        raise errors.InvalidInput("page_token is not one that ListRuns gave.", field="page_token")
+    return int(request.page_token or 0), request.page_size or _DEFAULT_PAGE

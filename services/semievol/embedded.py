@@ -1,0 +1,217 @@
+"""All services of one machine in one process, on loopback: the composition root of embedded mode.
+
+The code is the cluster's; only settings differ: a local artifact directory, Milvus Lite, transformers, jobs in threads or child
+processes. What the process keeps is in its home:
+
+    artifacts/   steps, blobs, runs, models, aliases (the store)      cache/       prepared base models, fetched adapters, checkpoints
+    models/      models as plain PEFT directories                      jobs/        records and logs of child processes
+    milvus.db    labeled vectors (a cache)                             services.json  addresses, while the services are at work
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+
+from semievol.common import errors
+from semievol.common.grpc_server import Server, Service
+
+T = TypeVar("T")
+
+SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller")
+_START_S = 600.0  # a base model may have to be prepared or downloaded first
+_STOP_S = 60.0
+
+
+@dataclass(frozen=True)
+class EmbeddedSettings:
+    """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones."""
+
+    home: Path
+    model: str = "bundled:smollm2-135m"
+    embedding: str = "bundled:minilm-l6"
+    launcher: str = "inline"
+    port: int = 0
+
+
+class Embedded:
+    """Starts the services when entered and stops them when left. `addresses`: service -> host:port.
+
+    `controller_only`: just the controller, to read state; it takes no lock and drives nothing.
+    """
+
+    def __init__(self, settings: EmbeddedSettings, *, controller_only: bool = False) -> None:
+        self._settings = settings
+        self._controller_only = controller_only
+        self._home = settings.home.expanduser().absolute()
+        self._lock = filelock.FileLock(self._home / "lock")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
+        self._servers: list[Server] = []
+        self._addresses: dict[str, str] = {}
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        return self._addresses
+
+    def __enter__(self) -> Embedded:
+        """Raises Busy (another process drives this home), StorageError, or what a service's start raises."""
+        self._prepare_home()
+        self._thread.start()
+        try:
+            if self._controller_only:
+                self._start("controller", self._controller())
+            else:
+                self._start_all()
+                self._publish_addresses()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    # -------------------------------------------------------------- start and stop
+
+    def _prepare_home(self) -> None:
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            if not self._controller_only:
+                self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            holder = read_addresses(self._home)
+            who = f"process {holder['pid']}" if holder else "another process"
+            raise errors.Busy(
+                f"The home {self._home} is in use by {who}; wait for it, end it, or give another --home."
+            ) from error
+        except OSError as error:
+            raise errors.StorageError(
+                f"The home {self._home} cannot be written: {error.strerror}. Give another --home."
+            ) from error
+
+    def _start_all(self) -> None:
+        # Heavy imports come in only here: reading state must not wait for torch.
+        from semievol.embedding import server as embedding
+        from semievol.embedding.settings import EmbeddingSettings
+        from semievol.retrieval import server as retrieval
+        from semievol.retrieval.settings import RetrievalSettings
+
+        one = self._settings
+        self._start("embedding", embedding.service(EmbeddingSettings(model=one.embedding)))
+        self._start("retrieval", retrieval.service(RetrievalSettings(uri=str(self._home / "milvus.db"))))
+        self._start("generation", self._generation())
+        self._start("judging", self._judging())
+        self._start("training", self._training())
+        self._start("controller", self._controller())
+
+    def _generation(self) -> Service:
+        from semievol.generation import server
+        from semievol.generation.settings import GenerationSettings
+
+        settings = GenerationSettings(model=self._settings.model, store=self._store_uri, cache=self._home / "cache")
+        return server.service(settings)
+
+    def _judging(self) -> Service:
+        from semievol.client.generation import GenerationClient
+        from semievol.judging import server
+        from semievol.judging.settings import JudgingSettings
+
+        return server.service(JudgingSettings(), GenerationClient(self._addresses["generation"]))
+
+    def _training(self) -> Service:
+        from semievol.common.artifacts import Artifacts
+        from semievol.common.stores import open_store
+        from semievol.training import server
+        from semievol.training.settings import TrainingSettings
+
+        settings = TrainingSettings(
+            store=self._store_uri, cache=self._home / "cache", checkpoints=self._home / "cache" / "checkpoints"
+        )
+        return server.service(settings, self._launcher(), Artifacts(open_store(self._store_uri)))
+
+    def _controller(self) -> Service:
+        from semievol.controller import server
+
+        settings = self._controller_settings()
+        return server.service(settings, server.controller(settings, self._launcher(), self._addresses))
+
+    def _controller_settings(self) -> Any:
+        from semievol.controller.settings import ControllerSettings
+
+        return ControllerSettings(
+            store=self._store_uri,
+            models_directory=self._home / "models",
+            jobs_directory=self._home / "jobs",
+            launcher=self._settings.launcher,
+            resume_on_start=False,
+        )
+
+    def _launcher(self) -> Any:
+        from semievol.controller import server
+
+        if not hasattr(self, "_jobs"):
+            self._jobs = server.launcher(self._controller_settings())
+        return self._jobs
+
+    def _start(self, name: str, service: Service) -> None:
+        port = self._settings.port + SERVICES.index(name) if self._settings.port else 0
+        server = Server([service], f"127.0.0.1:{port}")
+        self._servers.append(server)
+        self._run(server.start(), _START_S)
+        self._addresses[name] = server.address
+
+    def _stop(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._lock.is_locked:
+                (self._home / _ADDRESSES).unlink(missing_ok=True)
+        for server in reversed(self._servers):  # the controller first: it uses the others
+            with contextlib.suppress(Exception):
+                self._run(server.stop(), _STOP_S)
+        if hasattr(self, "_jobs"):
+            self._jobs.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._lock.release()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    # -------------------------------------------------------------- who and where
+
+    @property
+    def _store_uri(self) -> str:
+        return (self._home / "artifacts").as_uri()
+
+    def _publish_addresses(self) -> None:
+        body = {
+            "pid": os.getpid(),
+            "addresses": self._addresses,
+            "model": self._settings.model,
+            "embedding": self._settings.embedding,
+        }
+        scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
+        scratch.write_text(json.dumps(body))
+        scratch.replace(self._home / _ADDRESSES)
+
+
+_ADDRESSES = "services.json"
+
+
+def read_addresses(home: Path) -> dict[str, Any] | None:
+    """What services.json says: pid, addresses, model, embedding; None where no services are at work on this home."""
+    try:
+        body: dict[str, Any] = json.loads((home.expanduser() / _ADDRESSES).read_text())
+        os.kill(body["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return body
