@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from semievol.algorithm.answers import fold
+from semievol.algorithm.folding import fold
 from semievol.algorithm.types import Row
 from semievol.common import errors
 from semievol.data.intake import DataSet, Role

@@ -3,8 +3,8 @@
 Columns: `question`; `options` for multiple choice (a JSON list, or a Python list as some CSV files have it); `answer` where the
 file is labeled; `id` and `category` if there are any. All others are metadata (METHOD, trap 6).
 
-The answer of a multiple-choice row is an option's own words or its letter (`b`, `B.`, `(B)`). Words come first: among the options
-`B`, `C`, `A` the answer `A` is the third one. That is also how a model's response is read (`algorithm.answers`).
+The answer of a multiple-choice row is its option's letter (`b`, `B.`, `(B)`), number from 1, or own words; `algorithm.options`
+says what holds where two readings are possible (a lone letter is a label, even where an option reads like it).
 """
 
 from __future__ import annotations
@@ -189,20 +189,14 @@ def _answer(value: Any, row: Row, task: Task) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRecordError("'answer' is neither a text nor a number")
     text = str(value).strip()
+    answer = canonical_answer(text, row, task)
     if task.type is TaskType.CHOICE:
-        return _choice(text, row, task)
-    if task.type is TaskType.NUMBER and not (_NUMBER.fullmatch(text) and canonical_answer(text, row, task)):
+        if answer is None:
+            letters = f"A-{_letter(len(row.options) - 1)}"
+            raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
+        return answer.value
+    if task.type is TaskType.NUMBER and not (answer and _NUMBER.fullmatch(text)):
         raise BadRecordError(f"the answer {text[:60]!r} is not a number")
-    if canonical_answer(text, row, task) is None:
+    if answer is None:
         raise BadRecordError(f"the answer {text[:60]!r} has no words")
     return text
-
-
-def _choice(text: str, row: Row, task: Task) -> str:
-    if text in row.options:  # told apart even where only case or punctuation does (`Co`, `CO`)
-        return _letter(row.options.index(text))
-    answer = canonical_answer(text, row, task)
-    if answer is None:
-        letters = f"A-{_letter(len(row.options) - 1)}"
-        raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
-    return answer.value

@@ -235,13 +235,14 @@ def test_csv_and_jsonl_of_the_same_rows_give_the_same_rows(tmp_path: Path) -> No
         (["red", "green", "blue"], "(b)", "B"),
         (["red", "green", "blue"], "green", "B"),
         (["red", "green", "blue"], " Green ", "B"),
-        (["B", "C", "A"], "A", "C"),  # an option's words win over a letter
+        (["red", "green", "blue"], "2", "B"),
+        (["B", "C", "A"], "A", "A"),  # a lone letter is a label
         (["Co", "CO", "co"], "CO", "B"),  # told apart by case alone
         (["3", "4"], "4", "B"),
         ([3, 4], 4, "B"),
     ],
 )
-def test_the_answer_of_a_choice_is_a_letter_or_the_words_of_an_option(
+def test_the_answer_of_a_choice_is_a_letter_a_position_or_the_words_of_an_option(
     tmp_path: Path, options: list[str], answer: str, letter: str
 ) -> None:
     path = jsonl_file(tmp_path, {"question": "Q", "options": options, "answer": answer})
