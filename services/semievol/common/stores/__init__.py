@@ -9,6 +9,12 @@ from semievol.common import errors
 from semievol.ports import ObjectStore
 
 
+def check_path(path: str) -> None:
+    """Raises InvalidInput for what is no object path in every store: relative, `/`-separated, no empty, `.` or `..` parts, no NUL."""
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise errors.InvalidInput(f"{path!r} is not an object path.")
+
+
 def open_store(uri: str) -> ObjectStore:
     """`file:///absolute/directory` or a plain path. Raises InvalidInput for any other scheme."""
     from semievol.common.stores.local import LocalStore

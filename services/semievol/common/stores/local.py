@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from semievol.common import errors
+from semievol.common.stores import check_path
 from semievol.ports import ObjectInfo
 
 _TEMPORARY = re.compile(r"^(\d+)-[0-9a-f]{32}$")
@@ -73,10 +74,10 @@ class LocalStore:
             self._target(path).unlink(missing_ok=True)
 
     def _target(self, path: str) -> Path:
-        parts = path.split("/")
-        if path.startswith("/") or any(part in ("..", ".") for part in parts) or "\0" in path or parts[0] == self._tmp.name:
-            raise errors.InvalidInput(f"{path!r} is not an object path.")
-        return self._root.joinpath(*parts)
+        check_path(path)
+        if path.split("/", 1)[0] == self._tmp.name:
+            raise errors.InvalidInput(f"{path!r} is not an object path: {self._tmp.name} holds unfinished objects.")
+        return self._root / path
 
     @contextlib.contextmanager
     def _written(self, source: bytes | Path) -> Iterator[Path]:
