@@ -35,7 +35,7 @@ _FINAL_CODES = {
 }
 _BACKOFF_S = 1.0  # before the second attempt; doubles
 
-ShardId = tuple[str, int | None]  # (step label, shard)
+ShardId = tuple[str, int | None]  # (step label, shard) where attempts are counted, (content key, shard) where work is
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,11 @@ class RunDriver:
     # -------------------------------------------------------------- jobs
 
     def _launch_missing(self, step: StepPlan) -> None:
+        assert step.work is not None
         for shard in step.missing:
-            shard_id = (step.label, shard)
-            if shard_id in self._active or time.monotonic() < self._retry_at.get(shard_id, 0.0):
+            # by key: the next iteration's warm model is this one's evolved model, one piece of work under two names
+            work_id = (step.work.key, shard)
+            if work_id in self._active or time.monotonic() < self._retry_at.get(work_id, 0.0):
                 continue
             if len(self._active) >= self._world.parallelism:
                 return
@@ -229,7 +231,7 @@ class RunDriver:
                 "job": name,
             }
         )
-        self._active[step.label, shard] = job
+        self._active[step.work.key, shard] = job
         if step.work.kind == "train":
             job.training = TrainingJob(self._world.trainer(), step.work)
             return
@@ -239,20 +241,21 @@ class RunDriver:
         self._world.launcher.submit(JobSpec(name, _ENTRYPOINT, args, {"run": self.run.id, "key": step.work.key}))
 
     def _look_at_jobs(self) -> None:
-        for shard_id, job in list(self._active.items()):
+        for work_id, job in list(self._active.items()):
             self._look_at_progress(job)
             status = job.training.status() if job.training else self._world.launcher.state(job.name)
             if status.state is JobState.RUNNING:
                 continue
-            del self._active[shard_id]
+            del self._active[work_id]
             assert job.step.work is not None
             if status.state is JobState.SUCCEEDED and self._manifest(job.step.work.key, job.shard) is not None:
                 continue
-            self._job_failed(shard_id, job, status.exit_code, status.message)
+            self._job_failed(job, status.exit_code, status.message)
 
-    def _job_failed(self, shard_id: ShardId, job: ActiveJob, exit_code: int | None, message: str) -> None:
+    def _job_failed(self, job: ActiveJob, exit_code: int | None, message: str) -> None:
         code = exit_code or errors.Corrupt.exit_code  # it ended well, but what it published is damaged or gone
-        tried = self._attempts[shard_id] - self._first_attempts[shard_id]
+        attempts = (job.step.label, job.shard)
+        tried = self._attempts[attempts] - self._first_attempts[attempts]
         retry = code not in _FINAL_CODES and tried < self._world.max_attempts
         self._manifests.clear()  # what looked intact may be what the job stumbled over
         self._record(
@@ -269,7 +272,8 @@ class RunDriver:
         )
         if not retry:
             raise _error_of(code)(f"Step {job.step.label} failed: {message or 'the job ended without a word.'}")
-        self._retry_at[shard_id] = time.monotonic() + _BACKOFF_S * 2 ** (tried - 1)
+        assert job.step.work is not None
+        self._retry_at[job.step.work.key, job.shard] = time.monotonic() + _BACKOFF_S * 2 ** (tried - 1)
 
     def _look_at_progress(self, job: ActiveJob) -> None:
         lines = job.training.progress() if job.training else self._new_progress(job)
