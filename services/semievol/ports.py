@@ -21,6 +21,7 @@ import numpy.typing as npt
 from semievol.algorithm.types import Candidate, Message, Row, Selection, Task, Verdict
 
 FloatMatrix = npt.NDArray[np.float32]
+Vector = Sequence[float] | npt.NDArray[np.float32]
 
 
 class Cancel(Protocol):
@@ -85,7 +86,7 @@ class VectorRecord:
     """One labeled row in a collection: `vector` is [d] of norm 1; `text` serves BM25 only."""
 
     id: str
-    vector: Sequence[float]
+    vector: Vector
     text: str = ""
 
 
@@ -93,7 +94,7 @@ class VectorRecord:
 class VectorQuery:
     """Dense (`vector` set) or BM25 (`text` set): exactly one. Hits with `exclude_id` are left out (a row never retrieves itself)."""
 
-    vector: Sequence[float] | None = None
+    vector: Vector | None = None
     text: str | None = None
     exclude_id: str = ""
 
@@ -359,8 +360,8 @@ class Trainer(Protocol):
         """Raises NotFound."""
         ...
 
-    def watch_run(self, key: str) -> Iterator[TrainingState]:
-        """Yields on every change and ends after the terminal state. Raises NotFound."""
+    def watch_run(self, key: str, *, cancel: Cancel = NEVER) -> Iterator[TrainingState]:
+        """Yields on every change and ends after the terminal state, or when `cancel` is set; the run goes on. Raises NotFound."""
         ...
 
     def cancel_run(self, key: str) -> TrainingState:

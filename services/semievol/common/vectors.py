@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from semievol.common import errors
+from semievol.ports import Vector
 
 FloatVector = npt.NDArray[np.float32]
 
 _WIRE = np.dtype("<f4")
 
 
-def pack(vector: FloatVector | Sequence[float]) -> bytes:
+def pack(vector: Vector) -> bytes:
     """[d] -> 4 * d bytes."""
     return np.asarray(vector, dtype=_WIRE).tobytes()
 

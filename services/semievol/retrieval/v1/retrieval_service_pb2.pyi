@@ -130,7 +130,7 @@ class UpsertRequest(_message.Message):
     """The collection's name; every page of a stream names the same one. Else INVALID_ARGUMENT."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
-        """The records. A vector of another dimension: INVALID_ARGUMENT names `records[i].vector`."""
+        """The records; of two with one id the later one counts. A vector of another dimension: INVALID_ARGUMENT names `records[i].vector`, i within the page."""
 
     def __init__(
         self,
@@ -158,9 +158,9 @@ class Record(_message.Message):
     id: _builtins.str
     """Row id, 1 to 512 bytes."""
     vector: _builtins.bytes
-    """`dimension` little-endian float32 values of L2 norm 1, packed."""
+    """`dimension` little-endian float32 values of L2 norm 1 (within 1e-3; else INVALID_ARGUMENT), packed."""
     text: _builtins.str
-    """The row's text, for BM25; may be empty."""
+    """The row's text, for BM25; may be empty. At most 65535 bytes where the collection has text search (else INVALID_ARGUMENT); ignored where not."""
     def __init__(
         self,
         *,
@@ -213,7 +213,7 @@ class SearchRequest(_message.Message):
     """Most hits per query, 1 to 1000. Else INVALID_ARGUMENT."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
-        """The queries; none: an empty response."""
+        """The queries, at most 1024 (else INVALID_ARGUMENT); none: an empty response."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class Query(_message.Message):
     vector: _builtins.bytes
     """Dense: `dimension` little-endian float32 values of L2 norm 1, packed; compared by cosine."""
     text: _builtins.str
-    """Lexical: compared by BM25."""
+    """Lexical: compared by BM25. Blank: INVALID_ARGUMENT."""
     exclude_id: _builtins.str
     """Id of a record to leave out: a labeled row never retrieves itself. Empty: none."""
     def __init__(
@@ -321,7 +321,7 @@ class Hit(_message.Message):
     id: _builtins.str
     """Row id."""
     score: _builtins.float
-    """Cosine in [-1, 1], or BM25 (>= 0). Higher is nearer."""
+    """Cosine in [-1, 1], or BM25 (>= 0), rounded to six decimals so that equal vectors tie. Higher is nearer."""
     def __init__(
         self,
         *,

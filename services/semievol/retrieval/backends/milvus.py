@@ -1,0 +1,191 @@
+"""Milvus by URI: Milvus Lite in this process by file path, or a server; the same calls either way.
+
+What a collection is, is read back from its schema, so that it is right whoever made it and whenever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from semievol.common import errors
+from semievol.ports import CollectionInfo, CollectionSpec, Hit, IndexType, VectorQuery, VectorRecord
+from semievol.retrieval import core
+from semievol.retrieval.backends import milvus_connection
+
+_ROWS_PER_CALL = 1000  # 1.5 MB at 384 dimensions; Milvus refuses messages over 64 MB
+_MAX_FETCH = 16_384  # Milvus' most hits for a query
+_BM25_SINCE = (2, 5)
+_HNSW_BUILD = {"M": 16, "efConstruction": 200}  # Milvus' documented middle values
+_HNSW_EF = 128  # candidates looked at while searching; more is slower and nearer to exact
+
+
+class MilvusIndex:
+    """Safe to share between threads. `close` it: a Milvus Lite file is locked while it is open.
+
+    Raises InvalidInput (a URI that is neither), NotSupported (a package is missing), Unavailable (no server there, or another
+    process has the file), NotAllowed (token).
+    """
+
+    def __init__(self, uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> None:
+        self._connection = milvus_connection.connect(uri, token, call_timeout_s)
+        self._loaded: set[str] = set()  # collections that this process has asked Milvus to load
+
+    def create(self, spec: CollectionSpec) -> None:
+        core.check_spec(spec)
+        if spec.text_search and (version := self._server_version()) and version < _BM25_SINCE:
+            raise errors.NotSupported(
+                f"BM25 text search needs Milvus 2.5 or later; the server at {self._connection.where} is {version[0]}.{version[1]}.",
+                field="collection.text_search",
+            )
+        existing = self._find(spec.name)
+        if existing is None:
+            self._create(spec)
+        else:
+            core.check_same(existing, spec)
+
+    def upsert(self, name: str, records: Sequence[VectorRecord]) -> int:
+        spec = self._spec(name)
+        matrix = core.check_records(spec, records)
+        rows: list[dict[str, Any]] = [{"id": records[i].id, "vector": matrix[i]} for i in core.last_of_each_id(records)]
+        if spec.text_search:
+            texts = {record.id: record.text for record in records}
+            rows = [row | {"text": texts[row["id"]]} for row in rows]
+        for start in range(0, len(rows), _ROWS_PER_CALL):
+            self._connection.call("upsert", name, data=rows[start : start + _ROWS_PER_CALL])
+        return len(records)
+
+    def search(self, name: str, queries: Sequence[VectorQuery], limit: int) -> list[list[Hit]]:
+        spec = self._spec(name)
+        core.check_queries(spec, queries, limit)
+        self._load(name)
+        dense = [i for i, query in enumerate(queries) if query.vector is not None]
+        lexical = [i for i, query in enumerate(queries) if query.text is not None]
+        found: dict[int, list[Hit]] = {}
+
+        def by_vector(rows: list[int], fetch: int) -> list[list[Hit]]:
+            vectors = [core.query_vector(spec, queries[i], i) for i in rows]
+            ef = {"ef": max(_HNSW_EF, 2 * fetch)} if spec.index is IndexType.HNSW else {}
+            return self._fetch(name, "vector", vectors, fetch, {"metric_type": "COSINE", "params": ef})
+
+        def by_text(rows: list[int], fetch: int) -> list[list[Hit]]:
+            return self._fetch(name, "sparse", [queries[i].text for i in rows], fetch, {"metric_type": "BM25", "params": {}})
+
+        _search_to_the_last_tie(dense, by_vector, queries, limit, found)
+        _search_to_the_last_tie(lexical, by_text, queries, limit, found)
+        return [found[i] for i in range(len(queries))]
+
+    def describe(self, name: str) -> CollectionInfo:
+        spec = self._spec(name)
+        self._load(name)
+        counted = self._connection.call("query", name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+        return CollectionInfo(spec, int(counted[0]["count(*)"]))
+
+    def drop(self, name: str) -> None:
+        core.check_name(name)
+        self._loaded.discard(name)
+        self._connection.call("drop_collection", name)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _spec(self, name: str) -> CollectionSpec:
+        spec = self._find(core.check_name(name))
+        if spec is None:
+            raise errors.NotFound(f"There is no collection {name}.", field="collection")
+        return spec
+
+    def _find(self, name: str) -> CollectionSpec | None:
+        """What the collection is, or None: not there, or its maker died before the index (vectors are a cache: it is made anew)."""
+        if not self._connection.call("has_collection", name):
+            return None
+        described = self._connection.call("describe_collection", name)
+        fields = {field["name"]: field for field in described["fields"]}
+        if "id" not in fields or "vector" not in fields:
+            raise errors.AlreadyExists(f"Collection {name} was not made by this service; take another name.", field="collection")
+        if "vector" not in self._connection.call("list_indexes", name):
+            return None
+        index = self._connection.call("describe_index", name, index_name="vector")
+        return CollectionSpec(
+            name, int(fields["vector"]["params"]["dim"]), IndexType(index["index_type"].lower()), text_search="sparse" in fields
+        )
+
+    def _create(self, spec: CollectionSpec) -> None:
+        self._connection.call("drop_collection", spec.name)  # what a killed process left half-made
+        schema, indexes = _schema(self._connection.client, spec)
+        try:
+            self._connection.call("create_collection", spec.name, schema=schema, index_params=indexes, consistency_level="Strong")
+        except errors.SemiEvolError:
+            existing = self._find(spec.name)
+            if existing is None:
+                raise
+            core.check_same(existing, spec)  # somebody else was faster
+
+    def _load(self, name: str) -> None:
+        """A collection that was made by an earlier process may have to be loaded before it can be searched."""
+        if name not in self._loaded:
+            self._connection.call("load_collection", name)
+            self._loaded.add(name)
+
+    def _fetch(self, name: str, field: str, data: list[Any], limit: int, params: dict[str, Any]) -> list[list[Hit]]:
+        answers = self._connection.call(
+            "search",
+            name,
+            data=data,
+            anns_field=field,
+            limit=limit,
+            search_params=params,
+            output_fields=["id"],  # with none named, Milvus Lite returns every field, vectors included
+            consistency_level="Strong",
+        )
+        # BM25 comes as a distance (negative) from Milvus Lite and as a score (positive) from a server.
+        sign = abs if field == "sparse" else float
+        return [[Hit(hit["id"], sign(hit["distance"])) for hit in hits] for hits in answers]
+
+    def _server_version(self) -> tuple[int, int] | None:
+        """(major, minor) of a server; None for Milvus Lite, which has what we need."""
+        if self._connection.lite_path is not None:
+            return None
+        text = self._connection.call("get_server_version")
+        match = re.search(r"v?(\d+)\.(\d+)", text)
+        return (int(match[1]), int(match[2])) if match and "lite" not in text else None
+
+
+def _search_to_the_last_tie(
+    rows: list[int],
+    fetch: Callable[[list[int], int], list[list[Hit]]],
+    queries: Sequence[VectorQuery],
+    limit: int,
+    found: dict[int, list[Hit]],
+) -> None:
+    """Fills `found` for these queries. Where more rows tie with the last hit than were fetched, fetches more, so that ids decide."""
+    count = min(limit + 2, _MAX_FETCH)  # one for the excluded row, one to see whether the last score differs
+    while rows:
+        undecided = []
+        for i, hits in zip(rows, fetch(rows, count), strict=True):
+            found[i] = core.rank(hits, limit, queries[i].exclude_id)
+            full = len(hits) == count and len(found[i]) == limit
+            if full and count < _MAX_FETCH and core.rounded(hits[-1].score) == found[i][-1].score:
+                undecided.append(i)
+        rows, count = undecided, min(4 * count, _MAX_FETCH)
+
+
+def _schema(client: Any, spec: CollectionSpec) -> tuple[Any, Any]:
+    """The fields and the indexes of a collection."""
+    from pymilvus import DataType, Function, FunctionType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=core.MAX_ID_BYTES)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dimension)
+    indexes = client.prepare_index_params()
+    build = _HNSW_BUILD if spec.index is IndexType.HNSW else {}
+    indexes.add_index("vector", index_type=spec.index.upper(), index_name="vector", metric_type="COSINE", params=build)
+    if spec.text_search:
+        schema.add_field("text", DataType.VARCHAR, max_length=core.MAX_TEXT_BYTES, enable_analyzer=True)
+        schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_function(
+            Function(name="bm25", function_type=FunctionType.BM25, input_field_names=["text"], output_field_names=["sparse"])
+        )
+        indexes.add_index("sparse", index_type="SPARSE_INVERTED_INDEX", index_name="sparse", metric_type="BM25")
+    return schema, indexes
