@@ -18,6 +18,7 @@ if [ -t 2 ]; then quiet=; fi # progress bars for people, one line a step for log
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 install() { .venv/bin/uv pip install $quiet --python .venv/bin/python --no-deps "$@"; }
+installed_version() { .venv/bin/python -c "import importlib.metadata as m; print(m.version('$1'))" 2>/dev/null || true; }
 
 make_venv() {
   if .venv/bin/python -m pip --version >/dev/null 2>&1; then return; fi
@@ -37,8 +38,8 @@ install_torch_cpu() {
     say "not found there"
   fi
   say "$torch_cpu from the public index of CPU builds"
-  if install --torch-backend cpu "$torch_cpu"; then return; fi
-  say "that index cannot be reached: taking the default build from PyPI, which works without a GPU but is several GB larger"
+  if install --quiet --quiet --torch-backend cpu "$torch_cpu"; then return; fi
+  say "it cannot be had there: taking the default build from PyPI, which works without a GPU but is several GB larger"
   install_torch_pypi
 }
 
@@ -47,17 +48,18 @@ install_torch_pypi() {
   install --require-hashes -r requirements/torch-pypi.txt
 }
 
+case $ACCELERATOR in cpu | cuda) ;; *) fail "ACCELERATOR is $ACCELERATOR; it must be cpu or cuda" ;; esac
 make_venv
-if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$UV_VERSION" ]; then
+if [ "$(installed_version uv)" != "$UV_VERSION" ]; then
   say "uv $UV_VERSION"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 fi
 say "the $(grep -c '==' requirements/lock.txt) packages of requirements/lock.txt"
 install --require-hashes -r requirements/lock.txt
-case $ACCELERATOR in
-  cpu) .venv/bin/python -c 'import importlib.metadata as m; exit(m.version("torch") != "'"${torch_cpu#*==}"'")' 2>/dev/null || install_torch_cpu ;;
-  cuda) install_torch_pypi ;;
-  *) fail "ACCELERATOR is $ACCELERATOR; it must be cpu or cuda" ;;
-esac
+if [ "$ACCELERATOR" = cuda ]; then
+  install_torch_pypi
+elif [ "$(installed_version torch)" != "${torch_cpu#*==}" ]; then
+  install_torch_cpu
+fi
 say "semievol itself, editable"
 install --no-build-isolation --editable .
