@@ -7,19 +7,20 @@ that marker a response counts only where it is nothing but an answer (`B`, `(B) 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Sequence
 
+from semievol.algorithm.folding import fold
 from semievol.algorithm.numbers import canonical_number, equal_numbers
 from semievol.algorithm.options import letter_in_file, named_option, only_choice, stated_choice
 from semievol.algorithm.types import Answer, AnswerForm, NoAnswer, Row, Task, TaskType
 
+__all__ = ["canonical_answer", "equal", "fold", "parse", "target_text"]
+
 _MARKUP = r"[\s*_`]*"
 _MARKERS = (  # the second is looked for only where the first is nowhere: `This answer is correct` may follow `Answer: B`
-    re.compile(rf"\banswer{_MARKUP}(?:is)?{_MARKUP}[:\uff1a]{_MARKUP}", re.IGNORECASE),
-    re.compile(rf"\banswer\s+is\b{_MARKUP}", re.IGNORECASE),
+    re.compile(rf"\banswer{_MARKUP}(?:is{_MARKUP})?[:\uff1a]", re.IGNORECASE),
+    re.compile(r"\banswer\s+is\b", re.IGNORECASE),
 )
-_RUN_ON = re.compile(r"^\W*Question:", re.MULTILINE)  # base models go on with the next worked example
+_RUN_ON = re.compile(r"^[^\w\n]*Question:", re.MULTILINE)  # base models go on with the next worked example
 _REFUSAL = re.compile(
     r"\W*(?:i['\u2019]?m sorry|sorry,|i (?:can(?:no|['\u2019])?t|am unable|am not able|do not know|don['\u2019]t know)|as an ai\b)",
     re.IGNORECASE,
@@ -34,10 +35,14 @@ def parse(text: str, row: Row, task: Task, *, truncated: bool = False) -> Answer
         return NoAnswer.EMPTY
     stated = _stated(_LATEX.sub(r"\1", text), row, task)
     value = _bare(text.strip(), row, task) if stated is None else _canonical(stated, row, task)
-    if value is None or (truncated and _unfinished(text if stated is None else stated, row, task)):
-        refused = _REFUSAL.match(text) or (stated and _REFUSAL.match(stated))
-        return NoAnswer.TRUNCATED if truncated else NoAnswer.REFUSED if refused else NoAnswer.UNPARSEABLE
-    return Answer(value)
+    declined = _REFUSAL.match(stated or "") is not None
+    if task.type is TaskType.TEXT and (declined or value in _PLACEHOLDERS):  # any words are an answer, but not these
+        value = None
+    if value is not None and not (truncated and _unfinished(stated or text, row, task)):
+        return Answer(value)
+    if truncated:
+        return NoAnswer.TRUNCATED
+    return NoAnswer.REFUSED if declined or _REFUSAL.match(text) else NoAnswer.UNPARSEABLE
 
 
 def _stated(text: str, row: Row, task: Task) -> str | None:
@@ -46,9 +51,11 @@ def _stated(text: str, row: Row, task: Task) -> str | None:
     if not markers:
         return None
     if task.type is TaskType.CHOICE:  # an option may itself say `answer:`
-        for marker in markers:
-            if named_option(text[marker.end() :], row.options) is not None:
-                return text[marker.end() :].strip()
+        longest = 2 * max(map(len, row.options), default=0)
+        rests = [text[marker.end() :].strip() for marker in markers if len(text) - marker.end() <= longest]
+        option = next((rest for rest in rests if named_option(rest, row.options)), None)
+        if option is not None:
+            return option
     first = markers[0].end()
     run_on = _RUN_ON.search(text, first)
     end = run_on.start() if run_on else len(text)
@@ -63,8 +70,7 @@ def _canonical(stated: str, row: Row, task: Task) -> str | None:
     line = stated.splitlines()[0] if stated else ""
     if task.type is TaskType.NUMBER:
         return canonical_number(line)
-    folded = fold(line)
-    return folded if folded and folded not in _PLACEHOLDERS and not _REFUSAL.match(line) else None
+    return fold(line) or None
 
 
 def _bare(text: str, row: Row, task: Task) -> str | None:
@@ -83,12 +89,6 @@ def _unfinished(stated: str, row: Row, task: Task) -> bool:
         folded = fold(stated)
         return any(fold(option) != folded and fold(option).startswith(folded) for option in row.options if len(folded) > 1)
     return task.type is TaskType.TEXT or stated[-1:].isdigit() or stated[-1:] in (".", ",", "/")
-
-
-def fold(text: str) -> str:
-    """Case, white space and outer punctuation folded: what free text is compared by."""
-    cased = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(cased.split()).strip(_OUTER)
 
 
 def equal(a: Answer | NoAnswer, b: Answer | NoAnswer, task: Task) -> bool:

@@ -12,7 +12,7 @@ from decimal import Decimal
 NUMBER_TOLERANCE = 1e-2  # App. B.2; D9: relative, absolute below 1
 
 _CURRENCY = r"[$\u20ac\u00a3\u00a5]"
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?<![A-Za-z_])(?:(?<!\w)(?<!\))[-+])?(?<!\d)(?<!\d[.,])(?:{_DIGITS})(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(r"([-+]?\d+)\s*/\s*(\d+)")
 # What makes a number only a part of something: a range, a sum, a date, a list, a decimal comma
@@ -27,7 +27,7 @@ _REWRITES = (  # one spelling for each sign before anything is matched
     (re.compile(rf"([-+])\s*\\?{_CURRENCY}\s*"), r"\1"),
     (re.compile(r"(^|[\s=(*])([-+])\s+(?=[\d.])"), r"\1\2"),
     (re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}"), r"\1/\2"),
-    (re.compile(r"\s*(?:\\times|\\cdot|[x\u00d7*])\s*10\s*(?:\^|\*\*)\s*\{?([-+]?\d+)\}?"), r"e\1"),
+    (re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|[x\u00d7*])\s*10\s*(?:\^|\*\*)\s*\{?([-+]?\d+)\}?"), r"e\1"),
 )
 
 

@@ -66,7 +66,7 @@ def reference_prompt(row: Row, references: Sequence[Row], task: Task) -> tuple[M
 
 def judge_prompt(row: Row, candidates: Sequence[Candidate], task: Task) -> tuple[Message, ...]:
     """Eq. 5: the task with the candidates, each in a fence that its own text cannot close."""
-    shown = "\n".join(f"Answer {number}:\n{_fenced(candidate.text)}" for number, candidate in enumerate(candidates, 1))
+    shown = "\n".join(f"Candidate {number}\n{_fenced(candidate.text)}" for number, candidate in enumerate(candidates, 1))
     return (
         Message(
             "user",

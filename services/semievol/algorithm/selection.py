@@ -19,7 +19,7 @@ def entropy(token_logprobs: Sequence[float]) -> float:
 
 
 def threshold(entropies: Sequence[float], theta: float) -> float | None:
-    """Eq. 7: tau = Percentile_theta over the finite entropies, by linear interpolation (D). None where there is none."""
+    """Eq. 7: tau = Percentile_theta over the finite entropies, by linear interpolation (D7). None where there is none."""
     finite = [value for value in entropies if math.isfinite(value)]
     return float(np.percentile(np.asarray(finite, dtype=np.float64), theta)) if finite else None
 
@@ -30,13 +30,16 @@ def select(
     """Eq. 8: keep H <= tau, over all rows alike, unanimous or judged (trap 3).
 
     `entropies`: row id -> H in nats per token, None where the row has no answer. A row without a finite H is excluded and says so
-    (trap 2). `threshold_entropies` replaces the rows' own as tau's population (`threshold_reference: labeled`).
-    Raises InvalidInput (theta outside 0..100).
+    (trap 2). `threshold_entropies`, unless empty, replaces the rows' own as tau's population (D7, `threshold_reference: labeled`).
+    Raises InvalidInput (theta outside 0..100; `threshold_entropies` without a finite one, which would drop every row).
     """
     if not 0 <= theta <= 100:
         raise errors.InvalidInput(f"theta is a percentile from 0 to 100, not {theta:g}.", field="theta")
-    population = threshold_entropies if threshold_entropies else [value for value in entropies.values() if value is not None]
-    tau = threshold(population, theta)
+    if threshold_entropies and not any(map(math.isfinite, threshold_entropies)):
+        raise errors.InvalidInput(
+            "None of the labeled rows has a finite entropy to take the percentile of.", field="threshold_entropies"
+        )
+    tau = threshold(threshold_entropies or [value for value in entropies.values() if value is not None], theta)
 
     def fate(value: float | None) -> Reason:
         if value is None:
