@@ -4,25 +4,28 @@
     steps/<key>/[shard-<i>/]MANIFEST.json                written last, by conditional create: without it the step never happened
     steps/<key>/[shard-<i>/]attempts/<id>.json           who made it, when, in how many seconds: beside the manifest, never in it
 
+A manifest carries the sha256 of its own content, so that a damaged one is a miss as well.
 A URI `artifact:<key>` names a step's output, `artifact:<key>/<file>` one of its files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from semievol.common import errors
 from semievol.common.keys import CHUNK_BYTES, canonical_json, sha256_file, sha256_hex
+from semievol.common.stores import check_path
 from semievol.ports import ObjectStore
 
-_URI = re.compile(r"^artifact:([0-9a-f]{64})(?:/(.+))?$")
+_URI = re.compile(r"artifact:([0-9a-f]{64})(?:/(.+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,17 @@ class Manifest:
 
     def to_json(self) -> bytes:
         files = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in self.files]
-        body = {
+        body: dict[str, Any] = {
             "key": self.key,
             "contract": self.contract,
             "inputs": dict(self.inputs),
             "params": dict(self.params),
             "files": files,
         }
-        return canonical_json(body | ({"shard": self.shard} if self.shard is not None else {}))
+        if self.shard is not None:
+            body["shard"] = self.shard
+        body = json.loads(canonical_json(body))  # as it will be read, whatever the types of its parameters are
+        return canonical_json(body | {"sha256": sha256_hex(canonical_json(body))})
 
     @staticmethod
     def from_json(data: bytes) -> Manifest:
@@ -69,9 +75,13 @@ class Manifest:
         try:
             body = json.loads(data)
             files = tuple(File(file["path"], file["size"], file["sha256"]) for file in body["files"])
-            return Manifest(body["key"], body["contract"], body["inputs"], body["params"], files, body.get("shard"))
-        except (ValueError, KeyError, TypeError) as error:
+            manifest = Manifest(body["key"], body["contract"], body["inputs"], body["params"], files, body.get("shard"))
+            intact = manifest.to_json() == data
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.Corrupt(f"A manifest cannot be read: {error}.") from error
+        if not intact:
+            raise errors.Corrupt(f"The manifest of {manifest.contract} {str(manifest.key)[:12]} is damaged.")
+        return manifest
 
 
 def uri(key: str, file: str = "") -> str:
@@ -80,7 +90,7 @@ def uri(key: str, file: str = "") -> str:
 
 def parse_uri(text: str, *, field: str) -> tuple[str, str]:
     """(key, file or empty). Raises InvalidInput(field=)."""
-    match = _URI.match(text)
+    match = _URI.fullmatch(text)
     if not match:
         raise errors.InvalidInput(f"{text!r} is not an artifact URI; expected artifact:<64 hex digits>[/<file>].", field=field)
     return match[1], match[2] or ""
@@ -101,13 +111,15 @@ class Artifacts:
         return manifest
 
     def publish(self, manifest_without_files: Manifest, files: Mapping[str, bytes | Path]) -> tuple[Manifest, bool]:
-        """Writes the blobs, then the manifest. Returns the manifest that counts and whether it is ours (False: superseded)."""
+        """Writes the blobs, then the manifest. Returns the manifest that counts and whether it is ours (False: superseded).
+
+        Raises StorageError, InvalidInput (a file name that is no relative path)."""
         entries = []
         for path, source in sorted(files.items()):
-            digest = sha256_hex(source) if isinstance(source, bytes) else sha256_file(source)
-            entry = File(path, len(source) if isinstance(source, bytes) else source.stat().st_size, digest)
+            check_path(path)
+            entry = _describe(path, source)
             if not self._intact(entry):
-                self.store.put(blob_path(digest), source)
+                self.store.put(blob_path(entry.sha256), source)
             entries.append(entry)
         base = manifest_without_files
         manifest = Manifest(base.key, base.contract, base.inputs, base.params, tuple(entries), base.shard)
@@ -124,13 +136,14 @@ class Artifacts:
     def read(self, file: File) -> bytes:
         """The file's bytes, verified. Raises Corrupt."""
         try:
-            with self.store.open(blob_path(file.sha256)) as stream:
+            with self.store.open(blob_path(file.sha256)) as stream, _reading(file.path):
                 data = stream.read()
         except errors.NotFound as error:
             raise errors.Corrupt(
                 f"The bytes of {file.path} (sha256 {file.sha256[:12]}) are gone from the artifact store."
             ) from error
         if len(data) != file.size or sha256_hex(data) != file.sha256:
+            self._verified.discard(file.sha256)
             raise errors.Corrupt(f"The bytes of {file.path} (sha256 {file.sha256[:12]}) in the artifact store are damaged.")
         return data
 
@@ -147,46 +160,59 @@ class Artifacts:
         return manifest, manifest.file(path) if path else None
 
     def fetch(self, manifest: Manifest, directory: Path) -> Path:
-        """All files of an artifact as a plain directory, verified; made at once or not at all, and reused if it is there."""
-        if directory.is_dir():
+        """All files of an artifact as a plain directory, made at once or not at all; verified, whether made now or found there."""
+        if directory.is_dir() and _holds(directory, manifest):
             return directory
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
-            made = Path(scratch, "artifact")
-            for file in manifest.files:
-                target = made / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(self.read(file))
-            try:
-                made.rename(directory)
-            except OSError as error:
-                if not directory.is_dir():  # otherwise somebody else made it meanwhile
-                    raise errors.StorageError(f"Cannot write {directory}: {error.strerror}.") from error
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
+                made = Path(scratch, "artifact")
+                made.mkdir()
+                for file in manifest.files:
+                    target = made / file.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(self.read(file))
+                if directory.exists() and not _holds(directory, manifest):
+                    directory.rename(Path(scratch, "damaged"))
+                try:
+                    made.rename(directory)
+                except OSError:
+                    if not directory.is_dir():  # otherwise somebody else made it meanwhile
+                        raise
+        except OSError as error:
+            raise errors.StorageError(f"Cannot write {directory}: {error.strerror}.") from error
+        if not _holds(directory, manifest):
+            raise errors.StorageError(f"Cannot write {directory}: what is there is something else.")
         return directory
 
     def record_attempt(self, key: str, shard: int | None, attempt: str, record: Mapping[str, Any]) -> None:
         self.store.put(f"{_step_path(key, shard)}/attempts/{attempt}.json", canonical_json(dict(record)))
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
-        """All attempt records of a step, of every shard."""
+        """All attempt records of a step, of every shard; damaged ones are left out, since nothing depends on them."""
         records = []
         for info in self.store.list(f"steps/{key}/"):
             if "/attempts/" in info.path:
-                with self.store.open(info.path) as stream:
+                with (
+                    contextlib.suppress(ValueError, errors.NotFound),
+                    self.store.open(info.path) as stream,
+                    _reading(info.path),
+                ):
                     records.append(json.loads(stream.read()))
         return records
 
     def _read_manifest(self, key: str, shard: int | None) -> Manifest | None:
         try:
-            with self.store.open(_manifest_path(key, shard)) as stream:
-                return Manifest.from_json(stream.read())
+            with self.store.open(_manifest_path(key, shard)) as stream, _reading(_manifest_path(key, shard)):
+                manifest = Manifest.from_json(stream.read())
         except (errors.NotFound, errors.Corrupt):
             return None
+        return manifest if (manifest.key, manifest.shard) == (key, shard) else None
 
     def _intact(self, file: File) -> bool:
         """Whether the blob is there with its size and digest. The digest is computed once per process."""
         try:
-            with self.store.open(blob_path(file.sha256)) as stream:
+            with self.store.open(blob_path(file.sha256)) as stream, _reading(file.path):
                 return file.sha256 in self._verified or self._matches(stream, file)
         except errors.NotFound:
             return False
@@ -200,6 +226,29 @@ class Artifacts:
             return False
         self._verified.add(file.sha256)
         return True
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """A stream that breaks while it is read is a StorageError like any other."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageError(f"Cannot read {what}: {error.strerror or error}.") from error
+
+
+def _describe(path: str, source: bytes | Path) -> File:
+    if isinstance(source, bytes):
+        return File(path, len(source), sha256_hex(source))
+    with _reading(str(source)):
+        return File(path, source.stat().st_size, sha256_file(source))
+
+
+def _holds(directory: Path, manifest: Manifest) -> bool:
+    """Whether every file of the artifact is in this directory, undamaged."""
+    return all(
+        (directory / file.path).is_file() and _describe(file.path, directory / file.path) == file for file in manifest.files
+    )
 
 
 def blob_path(digest: str) -> str:
