@@ -17,22 +17,26 @@ Where we depart from the paper, or decide what it leaves open (each is one line 
     D1  NN is exact by cosine, ties go by row id, a labeled row never retrieves itself.        (nearest_labeled)
     D2  Collaborators are drawn without repetition while options last.                         (collaborators.py)
     D3  Unanimous rows are not judged (Sec. 3.1); `judge: all` judges every row (Eq. 5 as written).   (needs_judging)
+        The judge sees the valid candidates; without a valid verdict the row is excluded.      (self_justify, _judged_verdict)
     D4  The pseudo-response of choices and numbers is canonical; of free text it is the judge's response, or the
-        agreeing candidate of lowest H.                                                        (agreed_response, judged_response)
-    D5  Judging and evaluation are greedy; evaluation uses no references.                      (JUDGING, EVALUATION)
+        agreeing candidate of lowest H, as it was sampled.                                     (_judged_verdict, agreed_response)
+    D5  Judging and evaluation are greedy; evaluation uses no references.                      (self_justify, evaluate)
     D6  H is scored by M_warm on the plain task, teacher-forced, whoever wrote the response.   (entropy_requests)
         `entropy_source: generated` takes what was seen while sampling instead.                (generated_entropy)
     D7  tau is taken over the unlabeled rows (the formula); `threshold_reference: labeled` over labeled ones (the text of
         Sec. 3.4). Linear interpolation over rows with a finite H.                             (selection.py)
     D8  Eq. 9 as written: both sets; `include_labeled: false` gives Algorithm 1, line 11.      (evolution_rows)
-    D9  Numbers are equal within 1e-2, relative, absolute below 1. No answer is a typed state. (answers.py)
+    D9  Numbers are equal within 1e-2, relative, absolute below 1. No answer is a typed state. (numbers.py, answers.py)
     D10 L counts the response's own tokens; the end-of-turn token is not one of them.          (ports.Score)
+    D11 The next iteration starts from labeled + selected and from the rows not selected; unlabeled rows that arrive
+        in between join it (continuous evolution).                                             (evolution_rows, steps.select)
 
 This module imports nothing of the outside: what it needs of models and indexes comes in through `semievol.ports`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -187,7 +191,7 @@ def needs_judging(candidates: Sequence[Candidate], task: Task, *, judge_all: boo
 
 def unanimous(candidates: Sequence[Candidate], task: Task) -> bool:
     """All n valid and pairwise equal. No answer agrees with nothing (trap 1); `A` and `A.` agree (trap 7)."""
-    return all(equal(a.answer, b.answer, task) for a in candidates for b in candidates)
+    return bool(candidates) and all(equal(a.answer, b.answer, task) for a in candidates for b in candidates)
 
 
 def _valid(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -209,11 +213,16 @@ def agreed_response(row: Row, candidates: Sequence[Candidate], task: Task) -> tu
     """D4: the canonical text for choices and numbers; for free text the agreeing candidate of lowest H (as it was sampled)."""
     valid = _valid(candidates)
     if task.type is TaskType.TEXT:
-        best = min(valid, key=lambda candidate: (entropy(candidate.token_logprobs), candidate.collaborator))
+        best = min(valid, key=lambda candidate: (_finite_or_last(entropy(candidate.token_logprobs)), candidate.collaborator))
         assert isinstance(best.answer, Answer)
         return best.answer, best.text.strip()
     value, _ = Counter(candidate.answer.value for candidate in valid if isinstance(candidate.answer, Answer)).most_common(1)[0]
     return Answer(value), target_text(Answer(value), row, task)
+
+
+def _finite_or_last(value: float) -> float:
+    """NaN compares with nothing, so that a minimum over it depends on the order."""
+    return value if math.isfinite(value) else math.inf
 
 
 def _judged_verdict(row: Row, candidates: Sequence[Candidate], prompt: Prompt, reply: Generation, task: Task) -> Verdict:
@@ -252,7 +261,7 @@ def generated_entropy(verdict: Verdict, candidates: Sequence[Candidate], task: T
         for candidate in candidates
         if candidate.collaborator.startswith(Weights.WARM) and verdict.answer and equal(candidate.answer, verdict.answer, task)
     ]
-    return min(own, default=None)
+    return min(filter(math.isfinite, own), default=None)
 
 
 # ---------------------------------------------------------------- Eq. 7-8: tau and D_selected are `selection.select`
