@@ -16,6 +16,7 @@ from semievol.common import errors
 from semievol.ports import CollectionSpec, FloatMatrix, IndexType, VectorIndex, VectorQuery, VectorRecord
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.backends.milvus import MilvusIndex
+from semievol.retrieval.backends.milvus_connection import connect
 from semievol.retrieval.server import service
 from semievol.retrieval.settings import RetrievalSettings
 
@@ -27,7 +28,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusIndex]:
-    index = MilvusIndex(str(tmp_path_factory.mktemp("milvus") / "vectors.db"))
+    index = MilvusIndex(connect(str(tmp_path_factory.mktemp("milvus") / "vectors.db")))
     yield index
     index.close()
 
@@ -294,11 +295,11 @@ def test_ids_may_be_any_text(index: VectorIndex, name: str) -> None:
 
 def test_what_milvus_lite_holds_survives_a_restart(tmp_path: Path) -> None:
     path, spec, library = str(tmp_path / "v.db"), CollectionSpec("kept", D, IndexType.HNSW, text_search=True), units(20)
-    first = MilvusIndex(path)
+    first = MilvusIndex(connect(path))
     first.create(spec)
     first.upsert("kept", [VectorRecord(f"r{i}", vector, f"word{i}") for i, vector in enumerate(library)])
     first.close()
-    second = MilvusIndex(path)
+    second = MilvusIndex(connect(path))
     assert second.describe("kept").spec == spec
     assert second.describe("kept").row_count == 20
     assert [hits[0].id for hits in second.search("kept", [VectorQuery(vector=library[7]), VectorQuery(text="word3")], 1)] == [

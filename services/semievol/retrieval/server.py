@@ -10,6 +10,7 @@ from semievol.ports import VectorIndex
 from semievol.retrieval import core
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.backends.milvus import MilvusIndex
+from semievol.retrieval.backends.milvus_connection import connect
 from semievol.retrieval.servicer import RetrievalServicer
 from semievol.retrieval.settings import RetrievalSettings
 from semievol.retrieval.v1 import retrieval_service_pb2 as pb
@@ -17,10 +18,11 @@ from semievol.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
 
 def index(settings: RetrievalSettings) -> VectorIndex:
-    """The backend that the settings name, connected. Raises as the backend's constructor."""
+    """The backend that the settings name, connected. Raises as `connect`."""
     if settings.backend == "fake":
         return FakeVectorIndex()
-    return MilvusIndex(settings.uri, settings.token.get_secret_value(), call_timeout_s=settings.call_timeout_s)
+    connection = connect(settings.uri, settings.token.get_secret_value(), call_timeout_s=settings.call_timeout_s)
+    return MilvusIndex(connection)
 
 
 def service(settings: RetrievalSettings, backend: VectorIndex | None = None) -> Service:

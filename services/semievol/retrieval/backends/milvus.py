@@ -12,7 +12,7 @@ from typing import Any
 from semievol.common import errors
 from semievol.ports import CollectionInfo, CollectionSpec, Hit, IndexType, VectorQuery, VectorRecord
 from semievol.retrieval import core
-from semievol.retrieval.backends import milvus_connection
+from semievol.retrieval.backends.milvus_connection import Connection
 
 _ROWS_PER_CALL = 1000  # 1.5 MB at 384 dimensions; Milvus refuses messages over 64 MB
 _MAX_FETCH = 16_384  # Milvus' most hits for a query
@@ -22,14 +22,10 @@ _HNSW_EF = 128  # candidates looked at while searching; more is slower and neare
 
 
 class MilvusIndex:
-    """Safe to share between threads. `close` it: a Milvus Lite file is locked while it is open.
+    """Safe to share between threads. `close` it: a Milvus Lite file is locked while it is open."""
 
-    Raises InvalidInput (a URI that is neither), NotSupported (a package is missing), Unavailable (no server there, or another
-    process has the file), NotAllowed (token).
-    """
-
-    def __init__(self, uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> None:
-        self._connection = milvus_connection.connect(uri, token, call_timeout_s)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._loaded: set[str] = set()  # collections that this process has asked Milvus to load
 
     def create(self, spec: CollectionSpec) -> None:
@@ -112,10 +108,14 @@ class MilvusIndex:
         )
 
     def _create(self, spec: CollectionSpec) -> None:
+        self._loaded.discard(spec.name)
         self._connection.call("drop_collection", spec.name)  # what a killed process left half-made
         schema, indexes = _schema(self._connection.client, spec)
         try:
-            self._connection.call("create_collection", spec.name, schema=schema, index_params=indexes, consistency_level="Strong")
+            self._connection.call("create_collection", spec.name, schema=schema, consistency_level="Strong")
+            # Not together with the collection: pymilvus would wait half a second for an index over no rows.
+            self._connection.call("create_index", spec.name, indexes, sync=False)
+            self._load(spec.name)
         except errors.SemiEvolError:
             existing = self._find(spec.name)
             if existing is None:

@@ -42,8 +42,10 @@ class Connection:
             server_manager_instance.release_server(str(self.lite_path))
 
 
-def connect(uri: str, token: str, timeout_s: float) -> Connection:
-    """Raises InvalidInput(field=`uri`), NotSupported, NotAllowed, Unavailable."""
+def connect(uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> Connection:
+    """`uri` is a server (http://HOST:PORT) or a path ending in .db. Raises with field `uri` InvalidInput (it is neither), NotSupported (a
+    package is missing); NotAllowed (token); Unavailable (no server there, or another process has the file); StorageError.
+    """
     lite = not uri.startswith(("http://", "https://", "tcp://"))
     if lite and not uri.endswith(".db"):
         raise errors.InvalidInput(f"{uri!r} is neither http://HOST:PORT nor a path ending in .db.", field="uri")
@@ -59,12 +61,12 @@ def connect(uri: str, token: str, timeout_s: float) -> Connection:
     path = _prepare_lite(uri) if lite else None
     where = str(path or uri)
     try:
-        client = MilvusClient(uri=where, token=token, timeout=timeout_s)
+        client = MilvusClient(uri=where, token=token, timeout=call_timeout_s)
     except (MilvusException, grpc.RpcError) as error:
         if path is not None:
             raise errors.Unavailable(_why_lite_fails(path)) from error
         raise translate(error, "connecting failed", where) from error
-    return Connection(client, where, path, timeout_s)
+    return Connection(client, where, path, call_timeout_s)
 
 
 def translate(error: Exception, what: str, where: str) -> errors.SemiEvolError:

@@ -1,0 +1,109 @@
+"""What Milvus' own failures become, and what a second process is told."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from semievol.common import errors
+from semievol.ports import CollectionSpec, VectorRecord
+from semievol.retrieval.backends.milvus import MilvusIndex
+from semievol.retrieval.backends.milvus_connection import Connection, connect
+
+OPEN_IT = """
+import sys
+from semievol.common import errors
+from semievol.retrieval.backends.milvus_connection import connect
+try:
+    connect(sys.argv[1])
+except errors.Unavailable as error:
+    print(error.message)
+"""
+
+
+class ServerOfVersion:
+    """A Milvus server that only says how old it is."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def get_server_version(self, timeout: float) -> str:
+        return self.version
+
+
+def test_two_processes_on_one_file_get_a_clear_error_and_closing_frees_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "v.db"
+    connection = connect(str(path))
+    refused = subprocess.run([sys.executable, "-c", OPEN_IT, str(path)], capture_output=True, text=True, check=True, timeout=120)
+    assert "Another process has the vectors in" in refused.stdout
+    assert "Traceback" not in refused.stderr
+    connection.close()
+    with (path / "LOCK").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while anybody holds it
+
+
+def test_a_uri_that_is_neither_is_the_users_error() -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        connect("vectors.sqlite")
+    assert caught.value.field == "uri"
+
+
+def test_a_server_that_is_not_there_is_unavailable_within_seconds() -> None:
+    started = time.monotonic()
+    with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"):
+        connect("http://127.0.0.1:1", call_timeout_s=5)
+    assert time.monotonic() - started < 15
+
+
+def test_a_path_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.StorageError):
+        connect(str(tmp_path / "file" / "sub" / "v.db"))
+
+
+@pytest.mark.parametrize("version", ["v2.3.5", "2.4.1-dev"])
+def test_an_old_server_is_told_by_the_feature_that_it_lacks(version: str) -> None:
+    index = MilvusIndex(Connection(ServerOfVersion(version), "http://old:19530", None, 1.0))
+    with pytest.raises(errors.NotSupported, match=r"BM25 text search needs Milvus 2\.5") as caught:
+        index.create(CollectionSpec("c", 2, text_search=True))
+    assert caught.value.field == "collection.text_search"
+
+
+def test_a_collection_whose_maker_died_before_the_index_is_made_anew(tmp_path: Path) -> None:
+    connection = connect(str(tmp_path / "v.db"))
+    index = MilvusIndex(connection)
+    client = connection.client
+    schema = client.create_schema(auto_id=False)
+    from pymilvus import DataType
+
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=10)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=7)
+    client.create_collection("half", schema=schema)
+    with pytest.raises(errors.NotFound):
+        index.describe("half")
+    index.create(CollectionSpec("half", 2))
+    assert index.describe("half").spec.dimension == 2
+    index.close()
+
+
+def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    connection = connect(str(tmp_path / "v.db"))
+    index = MilvusIndex(connection)
+    connection.client.create_collection("foreign", dimension=4, vector_field_name="other")
+    with pytest.raises(errors.AlreadyExists, match="not made by this service"):
+        index.create(CollectionSpec("foreign", 4))
+    index.close()
+
+
+def test_a_collection_that_vanishes_behind_our_back_is_not_found(tmp_path: Path) -> None:
+    connection = connect(str(tmp_path / "v.db"))
+    index = MilvusIndex(connection)
+    index.create(CollectionSpec("c", 2))
+    connection.client.drop_collection("c")
+    with pytest.raises(errors.NotFound):
+        index.upsert("c", [VectorRecord("a", [1.0, 0.0])])
+    index.close()
