@@ -1,0 +1,247 @@
+"""LoRA fine-tuning with PEFT on a GPU or a CPU.
+
+The result is that of the plainest loop: AdamW steps on the mean loss over all response tokens of `batch_size x gradient_accumulation`
+examples. Time is saved where it cannot show: an update's examples share few padded passes, the prefix that their prompts have in
+common (system message, instruction) is computed once a pass and its gradient flows back through the attention cache, logits are
+made at response positions only, and activations are kept, not recomputed.
+
+    n  examples of a pass    p  shared prefix tokens    L  longest rest    R  longest response    V  vocabulary
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, get_cosine_schedule_with_warmup
+from transformers.utils.logging import disable_progress_bar
+
+from semievol.algorithm.types import TrainingExample
+from semievol.common import errors
+from semievol.common.models import LocalModel
+from semievol.ports import Cancel, TrainingSpec
+from semievol.training import checkpoint
+from semievol.training.batches import Pass, encode, passes, total_updates, update_indices
+from semievol.training.core import JobOptions
+
+MAX_GRADIENT_NORM = 1.0  # the trainer's usual default, as are AdamW's betas and no weight decay
+_IGNORED = -100  # cross_entropy's own ignore_index
+_RATE_UPDATES = 8  # tokens/s and ETA are those of the last updates
+
+Emit = Callable[[Mapping[str, object]], None]
+
+
+class PeftRun:
+    """One fine-tuning run in this process. `losses`: one value an update; `cut`: prompts that lost their beginning."""
+
+    def __init__(self, base: LocalModel, spec: TrainingSpec, options: JobOptions, examples: Sequence[TrainingExample]) -> None:
+        self._base, self._spec, self._options = base, spec, options
+        self._examples = encode(AutoTokenizer.from_pretrained(base.directory), examples, spec.max_tokens)
+        self._update_examples = spec.batch_size * spec.gradient_accumulation
+        self._total = total_updates(len(examples), spec.epochs, self._update_examples)
+        self._device = _device(options.device)
+        self._dtype = _dtype(options.precision, self._device)
+        self.model = adapted_model(base, spec, self._device, self._dtype)
+        if options.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._share_prefix = not options.gradient_checkpointing and _plain_cache(self.model)
+        self._parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
+        warmup = math.ceil(self._total * spec.warmup_ratio)
+        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, warmup, self._total)
+        self.cut = sum(example.cut > 0 for example in self._examples)
+        self.losses: list[float] = []
+        self._resumed_at = 0
+        self._tokens, self._seconds = 0, 0.0
+
+    def train(self, checkpoints: Path, wanted: Mapping[str, Any], cancel: Cancel, emit: Emit) -> None:
+        """All updates that are left. `wanted` says whose checkpoint may be continued. Raises Cancelled with a checkpoint saved,
+        InvalidInput(field="spec.learning_rate") where the loss is no number any more."""
+        torch.manual_seed(self._spec.seed)  # for models with dropout of their own; everything else is seeded where it is drawn
+        self._restore(checkpoint.load(checkpoints, wanted))
+        self.model.train()
+        recent: deque[tuple[int, float]] = deque(maxlen=_RATE_UPDATES)
+        emit({"progress": self._progress(recent)})
+        saved_at, saved_step = time.monotonic(), len(self.losses)
+        while len(self.losses) < self._total:
+            started = time.monotonic()
+            tokens = self._update(cancel)
+            if tokens is None:
+                checkpoint.save(checkpoints, self._checkpoint(wanted))
+                raise errors.Cancelled("The training was cancelled; its last checkpoint is kept.")
+            recent.append((tokens, time.monotonic() - started))
+            self._tokens, self._seconds = self._tokens + tokens, self._seconds + recent[-1][1]
+            emit({"progress": self._progress(recent)})
+            step, now = len(self.losses), time.monotonic()
+            due = step - saved_step >= self._options.checkpoint_updates or now - saved_at >= self._options.checkpoint_interval_s
+            if due and step < self._total:
+                checkpoint.save(checkpoints, self._checkpoint(wanted))
+                saved_at, saved_step = time.monotonic(), step
+
+    def save(self, directory: Path) -> None:
+        """The adapter as a plain PEFT directory."""
+        self.model.peft_config["default"].base_model_name_or_path = self._base.reference
+        self.model.save_pretrained(directory, save_embedding_layers=False)
+        config = directory / "adapter_config.json"
+        values = json.loads(config.read_text())
+        values["target_modules"] = sorted(values["target_modules"])  # PEFT writes a set in the order of its hashes
+        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """What this attempt did and how fast: tokens are the examples' own, padding and sharing left out."""
+        return {
+            "updates": len(self.losses) - self._resumed_at,
+            "resumed_at": self._resumed_at,
+            "train_seconds": self._seconds,
+            "tokens": self._tokens,
+            "tokens_per_s": self._tokens / self._seconds if self._seconds else 0.0,
+            "device": str(self._device),
+            "precision": str(self._dtype).removeprefix("torch."),
+        }
+
+    def _update(self, cancel: Cancel) -> int | None:
+        """One AdamW step on the mean loss over the update's response tokens; the tokens of its examples. None: cancelled, nothing changed."""
+        step = len(self.losses)
+        indices = update_indices(step, len(self._examples), self._update_examples, self._spec.seed)
+        examples = [self._examples[index] for index in indices]
+        response_tokens = sum(len(example.response) for example in examples)
+        loss = 0.0
+        self._optimizer.zero_grad()
+        for one in passes(examples, self._options.tokens_per_pass, share_prefix=self._share_prefix):
+            if cancel.is_set():
+                return None
+            share = pass_loss(self.model, one) / response_tokens
+            share.backward()
+            loss += share.item()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), MAX_GRADIENT_NORM)
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            raise errors.InvalidInput(
+                f"The loss is no finite number at update {step + 1} of {self._total}; lower the learning rate ({self._spec.learning_rate:g}).",
+                field="spec.learning_rate",
+            )
+        self._optimizer.step()
+        self._schedule.step()
+        self.losses.append(loss)
+        return sum(example.tokens for example in examples)
+
+    def _progress(self, recent: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        tokens, seconds = sum(tokens for tokens, _ in recent), sum(seconds for _, seconds in recent)
+        step = len(self.losses)
+        return {
+            "step": step,
+            "total_steps": self._total,
+            "loss": self.losses[-1] if self.losses else 0.0,
+            "tokens_per_s": tokens / seconds if seconds else 0.0,
+            "eta_s": seconds / len(recent) * (self._total - step) if recent else 0.0,
+        }
+
+    def _checkpoint(self, wanted: Mapping[str, Any]) -> checkpoint.Checkpoint:
+        tensors = {"random/cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self._device)
+        for name, parameter in self._parameters.items():
+            tensors[f"adapter/{name}"] = parameter.detach()
+            tensors |= {f"adamw/{part}/{name}": value for part, value in self._optimizer.state[parameter].items()}
+        meta = {**wanted, "losses": self.losses, "schedule": self._schedule.state_dict()}
+        return checkpoint.Checkpoint(len(self.losses), tensors, meta)
+
+    def _restore(self, saved: checkpoint.Checkpoint | None) -> None:
+        if saved is None:
+            return
+        self.losses = list(saved.meta["losses"])
+        self._resumed_at = saved.step
+        self._schedule.load_state_dict(dict(saved.meta["schedule"]))
+        self._optimizer.param_groups[0]["lr"] = self._schedule.get_last_lr()[0]
+        torch.set_rng_state(saved.tensors["random/cpu"])
+        if "random/cuda" in saved.tensors and self._device.type == "cuda":
+            torch.cuda.set_rng_state(saved.tensors["random/cuda"], self._device)
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(saved.tensors[f"adapter/{name}"])
+            parts = ("step", "exp_avg", "exp_avg_sq") if saved.step else ()
+            self._optimizer.state[parameter] = {part: saved.tensors[f"adamw/{part}/{name}"].to(self._device) for part in parts}
+
+
+def adapted_model(base: LocalModel, spec: TrainingSpec, device: torch.device, dtype: torch.dtype) -> Any:
+    """The base with a fresh adapter on all linear layers; equal seeds give equal weights on every device."""
+    disable_progress_bar()  # a job's log is lines
+    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=dtype, use_safetensors=True).to(device)
+    config = LoraConfig(
+        r=spec.lora_rank, lora_alpha=spec.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(model, config)  # its weights are float32 whatever the base is
+    generator = torch.Generator().manual_seed(spec.seed)
+    for name, parameter in adapted.named_parameters():
+        if "lora_A" in name:  # PEFT's own distribution, but drawn where no other thread draws
+            fresh = torch.empty(parameter.shape)
+            torch.nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
+            parameter.data.copy_(fresh)
+    return adapted
+
+
+def pass_loss(model: Any, one: Pass) -> torch.Tensor:
+    """Sum of -log P over the response tokens of a pass, nats. Rests are padded on the left, so that responses end together."""
+    device = model.device
+    n, shared = len(one.rests), len(one.prefix)
+    inputs = [(*rest.prompt, *rest.response[:-1]) for rest in one.rests]  # nothing follows a response's last token
+    width, kept = max(map(len, inputs)), max(len(rest.response) for rest in one.rests)
+    ids = torch.zeros((n, width), dtype=torch.long)
+    mask = torch.ones((n, shared + width), dtype=torch.long)
+    labels = torch.full((n, kept), _IGNORED)
+    for row, (tokens, rest) in enumerate(zip(inputs, one.rests, strict=True)):
+        ids[row, width - len(tokens) :] = torch.tensor(tokens)
+        mask[row, shared : shared + width - len(tokens)] = 0
+        labels[row, kept - len(rest.response) :] = torch.tensor(rest.response)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+    cache = _prefix_cache(model, one.prefix, n)
+    logits = model(
+        input_ids=ids.to(device),  # [n, L]
+        attention_mask=mask.to(device),  # [n, p + L]
+        position_ids=positions.to(device),  # [n, L]
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=kept,
+    ).logits  # [n, R, V]
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.to(device).flatten(), ignore_index=_IGNORED, reduction="sum"
+    )
+
+
+def _prefix_cache(model: Any, prefix: Sequence[int], n: int) -> DynamicCache | None:
+    """Keys and values of the shared prefix, computed once and seen by n rows; gradients flow back through them."""
+    if not prefix:
+        return None
+    cache = DynamicCache(config=model.config)
+    model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(n)
+    return cache
+
+
+def _plain_cache(model: Any) -> bool:
+    """Whether the model's cache holds the keys and values of all tokens: no windows, no recurrent states."""
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise errors.Unavailable("Device cuda is asked for, but torch sees no GPU.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where it is multiplied in hardware."""
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    found = torch.cpu.get_capabilities()
+    return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else torch.float32
