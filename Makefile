@@ -12,9 +12,8 @@ export WHEELS ACCELERATOR
 BIN := .venv/bin
 READY := .venv/ready-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
-SOURCES := services tests benchmarks
 
-.PHONY: help setup demo test lint proto bench format lock clean
+.PHONY: help setup demo test lint proto docs bench format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,12 +28,12 @@ $(READY): requirements/install.sh requirements/lock.txt requirements/torch-cpu.t
 demo: export SEMIEVOL_HOME = $(DEMO_HOME)
 demo: $(READY) ## evolve a small model on the townhall example, then ask it a question
 	$(BIN)/semievol run -f examples/townhall/run.yaml
-	$(BIN)/semievol generate "The streetlight outside my house has been out for a week."
+	$(BIN)/semievol generate -f examples/townhall/run.yaml "The streetlight outside my house has been out for a week."
 
 test: $(READY) ## run every test, those with the real models included
 	$(BIN)/pytest
 
-lint: $(READY) ## check style, types, import boundaries, the protos and that generated files are current
+lint: $(READY) ## check style, types, import boundaries, protos and that generated files are current
 	@failed=0; \
 	check() { echo "-- $$*"; "$$@" || failed=$$((failed + 1)); }; \
 	check $(BIN)/ruff check .; \
@@ -43,11 +42,16 @@ lint: $(READY) ## check style, types, import boundaries, the protos and that gen
 	check $(BIN)/lint-imports --no-logo; \
 	check $(BIN)/buf lint proto; \
 	check proto/generate.sh --check; \
+	command_reference() { $(BIN)/python -m semievol.cli.reference | diff docs/cli.md - || { echo "docs/cli.md: run make docs"; false; }; }; \
+	check command_reference; \
 	if [ $$failed != 0 ]; then echo "lint: $$failed checks failed"; exit 1; fi; \
 	echo "lint: all checks passed"
 
 proto: $(READY) ## generate the API's Python code from proto/
 	proto/generate.sh
+
+docs: $(READY) ## write docs/cli.md from the commands
+	$(BIN)/python -m semievol.cli.reference >docs/cli.md
 
 bench: $(READY) ## run every benchmark, one after the other (BENCH=name runs one)
 	@for name in $${BENCH:-$$(grep -l '__main__' benchmarks/*.py | sed 's#benchmarks/##; s#\.py$$##')}; do \

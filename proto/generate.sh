@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 generate() { # DIRECTORY
   find proto -name '*.proto' | sort | PATH=$PWD/.venv/bin:$PATH xargs .venv/bin/python -m grpc_tools.protoc --proto_path=proto \
-    --python_out="$1" --grpc_python_out="$1" --mypy_out="$1" --mypy_grpc_out="$1"
+    --python_out="$1" --grpc_python_out="$1" --mypy_out="quiet:$1" --mypy_grpc_out="quiet:$1"
 }
 
 copy_generated() { # FROM TO: the generated files alone, in their folders
