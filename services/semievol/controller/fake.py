@@ -37,7 +37,9 @@ def succeeded(spec: RunSpec) -> ScriptedRun:
     """A run of two steps, one of them reused, that ended well."""
     run_id = f"{spec.name}-{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]}"
     steps = [
-        pb.StepStatus(iteration=0, name="intake", state=pb.STATE_SUCCEEDED, key="0" * 64, shard_count=1, shards_done=1, reused=True),
+        pb.StepStatus(
+            iteration=0, name="intake", state=pb.STATE_SUCCEEDED, key="0" * 64, shard_count=1, shards_done=1, reused=True
+        ),
         pb.StepStatus(iteration=1, name="warm", state=pb.STATE_SUCCEEDED, key="1" * 64, shard_count=1, shards_done=1),
     ]
     model = pb.Model(
@@ -119,6 +121,8 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.largest_piece = 0
         self.submitted: list[RunSpec] = []
         self.aliases: dict[str, list[str]] = {}
+        self.hold_watch = False  # True: watches stay silent
+        self.watching = 0
         self._drop_watch_after = drop_watch_after
 
     async def UploadData(self, request_iterator: AsyncIterator[pb.UploadDataRequest], context: Context) -> pb.UploadDataResponse:
@@ -156,6 +160,9 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
         first = max(1, request.start_number)
+        self.watching += 1
+        if self.hold_watch:
+            await asyncio.Event().wait()  # until the client goes away
         for index, event in enumerate(self._find(request.run).events):
             if self._drop_watch_after is not None and index >= self._drop_watch_after:
                 self._drop_watch_after = None

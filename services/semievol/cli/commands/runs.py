@@ -1,0 +1,230 @@
+"""Runs on running services: submit, status, watch, logs, cancel, retry, plan."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from semievol.cli import output
+from semievol.cli.options import Target, json_option, run_file_option, target_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from semievol.controller.v1 import controller_service_pb2 as pb
+
+
+@click.command(short_help="Start or continue a run on running services.")
+@run_file_option
+@target_options
+@json_option
+def submit(run_file: Path, target: Target, as_json: bool) -> None:
+    """Start or continue a run on running services, and return at once. The same file again is the same run."""
+    from semievol.cli import plain
+    from semievol.cli.connect import working_controller
+    from semievol.cli.runfiles import announce, check_rows, read_run_file, uploaded
+
+    spec = read_run_file(run_file)
+    announce(check_rows(spec))
+    with working_controller(target, f"Use `semievol run -f {run_file}`.") as client:
+        run = client.submit(uploaded(client, spec))
+    if as_json:
+        output.json_line(plain.run(run))
+    else:
+        output.data(run.id)
+        output.note(f"Follow it with: semievol watch {run.id}")
+
+
+@click.command(short_help="Show all runs, or one run's steps.")
+@click.argument("run", required=False)
+@target_options
+@json_option
+def status(run: str | None, target: Target, as_json: bool) -> None:
+    """Show all runs, or the steps of RUN (an id, or a name: then its newest run)."""
+    from semievol.cli import plain
+    from semievol.cli.connect import controller, find_run
+
+    with controller(target) as connection:
+        if run is None:
+            runs = connection.client.list_runs()
+            if as_json:
+                output.json_line({"runs": [plain.run(each) for each in runs]})
+            else:
+                output.data(_runs_table(runs) if runs else "No runs yet.")
+            return
+        found = find_run(connection.client, run)
+    if as_json:
+        output.json_line(plain.run(found))
+    else:
+        output.data(_run_text(found))
+
+
+def _runs_table(runs: Sequence[pb.Run]) -> str:
+    from semievol.cli import plain
+
+    rows = [
+        [run.id, plain.state(run.state), run.create_time.ToJsonString() if run.HasField("create_time") else ""] for run in runs
+    ]
+    return output.table(["run", "state", "submitted"], rows)
+
+
+def _run_text(run: pb.Run) -> str:
+    import json
+
+    from semievol.cli import plain
+    from semievol.cli.result import result_text
+
+    parts = [f"Run {run.id}: {plain.state(run.state)}", _steps_table(run.steps)]
+    if run.error:
+        parts.append(f"{run.error_class}: {run.error}")
+    if run.result_json:
+        parts.append(result_text(json.loads(run.result_json)))
+    return "\n\n".join(parts)
+
+
+def _steps_table(steps: Sequence[pb.StepStatus]) -> str:
+    from semievol.cli import plain
+
+    rows = [
+        [plain.step_name(step.iteration, step.name), _step_state(step), _step_progress(step), step.key[:12]] for step in steps
+    ]
+    return output.table(["step", "state", "done", "key"], rows)
+
+
+def _step_state(step: pb.StepStatus) -> str:
+    from semievol.cli import plain
+
+    return "reused" if step.reused else plain.state(step.state)
+
+
+def _step_progress(step: pb.StepStatus) -> str:
+    shards = f"{step.shards_done}/{step.shard_count} shards" if step.shard_count > 1 else ""
+    units = f"{step.progress_done}/{step.progress_total} {step.progress_unit}" if step.progress_total else ""
+    return ", ".join(part for part in (shards, units) if part)
+
+
+@click.command(short_help="Follow a run until it ends.")
+@click.argument("run")
+@target_options
+@json_option
+def watch(run: str, target: Target, as_json: bool) -> None:
+    """Follow RUN until it ends, then print its result. With --json: one event a line."""
+    from semievol.cli import plain
+    from semievol.cli.connect import controller, find_run
+    from semievol.cli.ending import TERMINAL, raise_if_failed, show_result, wait_for_end
+    from semievol.common import errors
+
+    with (
+        output.on_interrupt(f"The run itself goes on; follow it again with: semievol watch {run}"),
+        controller(target) as connection,
+    ):
+        found = find_run(connection.client, run)
+        if not connection.works and found.state not in TERMINAL:
+            raise errors.Conflict(
+                f"Run {found.id} is not finished, and no services are running for {target.home}; continue it with `semievol run`."
+            )
+        if as_json:
+            for event in connection.client.watch(found.id):
+                output.json_line(plain.event(event))
+            raise_if_failed(connection.client.get_run(found.id))
+            return
+        ended = wait_for_end(connection.client, found.id)
+    show_result(ended, as_json=False)
+
+
+@click.command(short_help="Show what a run's jobs wrote.")
+@click.argument("run")
+@click.argument("step", required=False, default="")
+@click.option("--follow", is_flag=True, help="Go on until the run ends.")
+@target_options
+@json_option
+def logs(run: str, step: str, follow: bool, target: Target, as_json: bool) -> None:
+    """Show what the jobs of RUN wrote: all of them, or those of STEP (`1/infer/warm-2`)."""
+    from semievol.cli.connect import controller, find_run, nearest
+    from semievol.cli.plain import step_name
+    from semievol.common import errors
+
+    with controller(target) as connection:
+        found = find_run(connection.client, run)
+        try:
+            for job, line in connection.client.logs(found.id, step, follow=follow):
+                if as_json:
+                    output.json_line({"job": job, "line": line})
+                else:
+                    output.data(f"{job}  {line}")
+        except errors.NotFound as error:
+            raise nearest("step", step, [step_name(each.iteration, each.name) for each in found.steps], "step") from error
+
+
+@click.command(short_help="Stop a run; finished steps are kept.")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@target_options
+@json_option
+def cancel(run: str, yes: bool, target: Target, as_json: bool) -> None:
+    """Stop RUN and its jobs. Finished steps are kept, and `semievol retry` continues it."""
+    from semievol.cli import plain
+    from semievol.cli.connect import controller, find_run
+
+    with controller(target) as connection:
+        found = find_run(connection.client, run)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("Stopping a run asks first, and there is no terminal to ask on: add --yes.")
+            click.confirm(f"Stop run {found.id}?", abort=True, err=True)
+        stopped = connection.client.cancel_run(found.id)
+    if as_json:
+        output.json_line(plain.run(stopped))
+    else:
+        output.data(f"Run {stopped.id}: {plain.state(stopped.state)}")
+
+
+@click.command(short_help="Continue a failed or cancelled run.")
+@click.argument("run")
+@target_options
+@json_option
+def retry(run: str, target: Target, as_json: bool) -> None:
+    """Continue RUN, which failed or was cancelled, on running services. Finished steps are not done again."""
+    from semievol.cli import plain
+    from semievol.cli.connect import find_run, working_controller
+
+    with working_controller(
+        target, "Start them with `semievol serve`, or continue the run with `semievol run -f FILE`."
+    ) as client:
+        continued = client.retry_run(find_run(client, run).id)
+    if as_json:
+        output.json_line(plain.run(continued))
+    else:
+        output.data(f"Run {continued.id}: {plain.state(continued.state)}")
+
+
+@click.command(short_help="Show what a run would do, and what is there already.")
+@run_file_option
+@target_options
+@json_option
+def plan(run_file: Path, target: Target, as_json: bool) -> None:
+    """Show the steps that a run would take, and which of them are made already. Starts nothing, though it stores the data files.
+
+    Without running services they are started for this, since what is there already depends on the models.
+    """
+    from semievol.cli import plain
+    from semievol.cli.connect import suite
+    from semievol.cli.runfiles import announce, check_rows, read_run_file, uploaded
+    from semievol.client.controller import ControllerClient
+
+    spec = read_run_file(run_file)
+    announce(check_rows(spec))
+    with contextlib.ExitStack() as stack:
+        address = target.address
+        if not address:
+            address = stack.enter_context(suite(target.home, spec.model, spec.embedding, "inline")).addresses["controller"]
+        client = stack.enter_context(ControllerClient(address))
+        planned = client.plan(uploaded(client, spec))
+    if as_json:
+        output.json_line(plain.message(planned))
+    else:
+        output.data(f"Run {planned.run_id}\n\n{_steps_table(planned.steps)}")

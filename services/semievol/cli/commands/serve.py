@@ -1,0 +1,56 @@
+"""`semievol serve`: all services of one machine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from semievol.cli import output
+from semievol.cli.options import home_option, json_option, launcher_option
+
+
+@click.command(short_help="Run all services on this machine until stopped.")
+@click.option(
+    "--model", default="bundled:smollm2-135m", show_default=True, help="Base model: a directory, bundled:NAME or a hub id."
+)
+@click.option("--embedding", default="bundled:minilm-l6", show_default=True, help="Embedding model, likewise.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65530),
+    default=0,
+    show_default=True,
+    help="First of six consecutive ports; 0: any free ones.",
+)
+@home_option
+@launcher_option
+@json_option
+def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
+    """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
+
+    Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
+    """
+    output.quiet_libraries()
+    output.note(f"Starting the services with {model} ...")
+    try:
+        _serve(model, embedding, port, home, launcher, as_json)
+    except KeyboardInterrupt:  # the way to end it
+        output.note("Stopped.")
+
+
+def _serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
+    from semievol.embedded import Embedded, EmbeddedSettings
+
+    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, port=port)
+    with Embedded(settings) as embedded:
+        if as_json:
+            output.json_line({"home": str(home), "addresses": dict(embedded.addresses)})
+        else:
+            output.data(output.table(["service", "address"], list(embedded.addresses.items())))
+        output.note("Ready. Ctrl-C stops.")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            output.note("Stopping: calls in flight may finish ...")
+            raise

@@ -1,0 +1,155 @@
+"""Which services a command talks to: those at an address, the running ones of a home, or embedded ones in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from semievol.cli import output
+from semievol.cli.options import Target
+from semievol.client.controller import ControllerClient
+from semievol.common import errors
+from semievol.controller.v1 import controller_service_pb2 as pb
+
+_HEALTH_DEADLINE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All services of one machine. `here`: they live in this process and end with the command."""
+
+    addresses: Mapping[str, str]
+    here: bool
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A controller. `works`: it carries runs on; the embedded one of a command that only reads does not."""
+
+    client: ControllerClient
+    works: bool
+
+
+def live_suite(home: Path) -> dict[str, Any] | None:
+    """What services.json says (addresses, model, embedding) of the running services of a home, if there are any that answer."""
+    from semievol.embedded import read_addresses
+
+    record = read_addresses(home)
+    return record if record and _answers(record["addresses"]["controller"]) else None
+
+
+def _answers(address: str) -> bool:
+    """Whether there is a server of ours: its health service answers, whatever it says."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_DEADLINE_S)
+        except grpc.RpcError:
+            return False
+    return True
+
+
+def _controller_address(target: Target) -> str:
+    """Of a controller that carries runs on; empty if there is none."""
+    if target.address:
+        return target.address
+    record = live_suite(target.home)
+    return str(record["addresses"]["controller"]) if record else ""
+
+
+@contextlib.contextmanager
+def controller(target: Target) -> Iterator[Connection]:
+    """The controller that a command means. One without running services is embedded here, to read (and mark) what is stored."""
+    address = _controller_address(target)
+    if address:
+        with ControllerClient(address, deadline_s=60.0) as client:
+            yield Connection(client, works=True)
+        return
+    output.quiet_libraries()
+    from semievol.embedded import Embedded, EmbeddedSettings
+
+    with (
+        Embedded(EmbeddedSettings(home=target.home), controller_only=True) as embedded,
+        ControllerClient(embedded.addresses["controller"]) as client,
+    ):
+        yield Connection(client, works=False)
+
+
+@contextlib.contextmanager
+def working_controller(target: Target, instead: str) -> Iterator[ControllerClient]:
+    """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running."""
+    address = _controller_address(target)
+    if not address:
+        raise errors.Unavailable(f"No services are running for {target.home}, so nobody would work on it. {instead}")
+    with ControllerClient(address) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Suite]:
+    """The running services of this home if there are any, else services in this process. An empty `embedding` means any.
+
+    Raises Conflict (they serve other models), Busy (another process holds the home).
+    """
+    record = live_suite(home)
+    if record is not None:
+        _check_models(home, record, {"model": model, "embedding": embedding})
+        yield Suite(record["addresses"], here=False)
+        return
+    output.quiet_libraries()
+    output.note(f"Starting the services with {model} (a bundled model is prepared on first use, which takes about a minute) ...")
+    from semievol.embedded import Embedded, EmbeddedSettings
+
+    settings = EmbeddedSettings(home=home, model=model, launcher=launcher)
+    if embedding:
+        settings = replace(settings, embedding=embedding)
+    with Embedded(settings) as embedded:
+        yield Suite(embedded.addresses, here=True)
+
+
+def _check_models(home: Path, record: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    for key, model in wanted.items():
+        if model and record.get(key, model) != model:
+            raise errors.Conflict(
+                f"The running services of {home} serve {record[key]}, not {model}. Stop them, or use another --home.", field=key
+            )
+
+
+def nearest(kind: str, name: str, known: Sequence[str], field: str) -> errors.NotFound:
+    """NotFound that names what was probably meant."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif known:
+        hint = f"known: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}."
+    else:
+        hint = "there are none yet."
+    return errors.NotFound(f"There is no {kind} {name!r}; {hint}", field=field)
+
+
+def find_run(client: ControllerClient, name: str) -> pb.Run:
+    """A run by id or name. Raises NotFound with the nearest known."""
+    try:
+        return client.get_run(name)
+    except errors.NotFound as error:
+        runs = client.list_runs()
+        known = list(dict.fromkeys([run.spec.name for run in runs] + [run.id for run in runs]))
+        raise nearest("run", name, known, "run") from error
+
+
+def find_model(client: ControllerClient, name: str) -> pb.Model:
+    """A model by its own name or by an alias. Raises NotFound with the nearest known."""
+    listed = client.list_models()
+    models = {model.name: model for model in listed.models}
+    aliases = {alias.name: alias.model for alias in listed.aliases}
+    model = models.get(aliases.get(name, name))
+    if model is None:
+        raise nearest("alias or model", name, [*aliases, *models], "model")
+    return model

@@ -1,0 +1,81 @@
+"""What commands print: data on stdout, notes on stderr, no escape codes unless a terminal reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+
+def data(text: str) -> None:
+    click.echo(text)
+
+
+def json_line(value: Any) -> None:
+    """One JSON value on a line of its own."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def fancy() -> bool:
+    """Whether stderr is a terminal that can redraw lines."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextlib.contextmanager
+def on_interrupt(text: str) -> Iterator[None]:
+    """Says how to continue when Ctrl-C or SIGTERM ends what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"\nInterrupted. {text}")
+        raise
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at the moment: progress bars put themselves in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):
+            click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+def quiet_libraries() -> None:
+    """Before heavy libraries are loaded into this process: their warnings come as single lines, their progress bars not at all."""
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "GRPC_VERBOSITY": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Stderr) for handler in root.handlers):
+        handler = _Stderr(logging.WARNING)
+        root.addHandler(handler)

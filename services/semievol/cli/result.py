@@ -1,0 +1,58 @@
+"""A run's result as a table. The result itself is made by the controller (docs/run-file.md describes its JSON)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semievol.cli.output import duration, table
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Several lines: per iteration the accuracies, the gain, what was selected, the models and the seconds."""
+    return "\n\n".join([f"Run {result['run']}", *(_iteration(iteration) for iteration in result.get("iterations", []))])
+
+
+def _iteration(iteration: dict[str, Any]) -> str:
+    accuracy = iteration.get("accuracy") or {}
+    measured = [[role, *_accuracy(accuracy[role])] for role in ("base", "warm", "evolved") if accuracy.get(role)]
+    parts = [f"Iteration {iteration['n']}"]
+    if measured:
+        parts.append(_indented(table(["model", "accuracy", "95 % interval", "test rows"], measured)))
+    gain = (iteration.get("gain") or {}).get("warm_to_evolved")
+    if gain:
+        low, high = 100 * gain["low"], 100 * gain["high"]
+        parts.append(f"  warm to evolved: {100 * gain['value']:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+    parts += [f"  {line}" for line in _rows(iteration)]
+    models = iteration.get("models") or {}
+    parts += [f"  {role} model: {_place(models[role])}" for role in ("warm", "evolved") if models.get(role)]
+    seconds = iteration.get("seconds") or {}
+    if seconds:
+        parts.append("  seconds: " + ", ".join(f"{step} {value:.1f}" for step, value in seconds.items()))
+        parts.append(f"  work in all: {duration(sum(seconds.values()))}")
+    if iteration.get("reused"):
+        parts.append("  reused: " + ", ".join(iteration["reused"]))
+    return "\n".join(parts)
+
+
+def _accuracy(value: dict[str, Any]) -> list[str]:
+    return [f"{100 * value['value']:.1f} %", f"{100 * value['low']:.1f} to {100 * value['high']:.1f}", str(value["n"])]
+
+
+def _rows(iteration: dict[str, Any]) -> list[str]:
+    threshold = iteration.get("threshold")
+    cut = f", entropy at most {threshold:.4g} nats per token" if threshold is not None else ""
+    lines = [
+        f"rows: {iteration.get('labeled')} labeled, {iteration.get('unlabeled')} unlabeled "
+        f"({iteration.get('unanimous')} unanimous, {iteration.get('no_answer')} without an answer)",
+        f"kept: {iteration.get('selected')}{cut}",
+    ]
+    right = iteration.get("pseudo_label_accuracy")
+    return [*lines, f"pseudo-labels right: {100 * right:.1f} %"] if right is not None else lines
+
+
+def _place(model: dict[str, Any]) -> str:
+    return f"{model['name']}  ({model.get('directory') or model['uri']})"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

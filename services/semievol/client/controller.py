@@ -1,0 +1,143 @@
+"""Typed client of the controller.
+
+Specs go in as `RunSpec`; states and events come out as the messages of `semievol.controller.v1`, which are plainest as they are: nobody
+computes with them, they are shown (`semievol.cli.plain` turns them into JSON values).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from semievol.common import errors
+from semievol.common.grpc_client import Caller
+from semievol.common.runspec import RunSpec
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
+from semievol.controller.wire import spec_to_wire
+
+PIECE_BYTES = 1 << 20  # UploadDataRequest.data: at most 1 MiB
+_STREAM_DEADLINE_S = 3600.0  # a watch that is older than this is opened anew
+_RECONNECT_S = 60.0  # how long a watch outlives a controller that does not answer
+_UPLOAD_DEADLINE_S = 3600.0
+_TERMINAL = ("run_succeeded", "run_failed", "run_cancelled")
+
+
+class ControllerClient:
+    """Calls the controller at `address`. Every method raises only errors of `semievol.common.errors`."""
+
+    def __init__(self, address: str, *, deadline_s: float = 60.0, reconnect_s: float = _RECONNECT_S) -> None:
+        self.address = address
+        self._caller = Caller("controller", address, deadline_s=deadline_s)
+        self._stub = pb_grpc.ControllerServiceStub(self._caller.channel)
+        self._reconnect_s = reconnect_s
+
+    def __enter__(self) -> ControllerClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._caller.close()
+
+    def upload(self, path: Path) -> str:
+        """Stores a data file; the URI that names it in a spec. Raises NotFound (no such file), StorageError, InvalidInput."""
+        if not path.is_file():
+            raise errors.NotFound(f"There is no file {path}.")
+        response: pb.UploadDataResponse = self._caller.upload(self._stub.UploadData, _pieces(path), deadline_s=_UPLOAD_DEADLINE_S)
+        return response.uri
+
+    def plan(self, spec: RunSpec) -> pb.PlanRunResponse:
+        """What a run would do. Starts nothing."""
+        response: pb.PlanRunResponse = self._caller.unary(self._stub.PlanRun, pb.PlanRunRequest(spec=spec_to_wire(spec)))
+        return response
+
+    def submit(self, spec: RunSpec) -> pb.Run:
+        """Starts or continues the run that this spec names."""
+        response: pb.SubmitRunResponse = self._caller.unary(self._stub.SubmitRun, pb.SubmitRunRequest(spec=spec_to_wire(spec)))
+        return response.run
+
+    def get_run(self, run: str) -> pb.Run:
+        """By id or name. Raises NotFound."""
+        response: pb.GetRunResponse = self._caller.unary(self._stub.GetRun, pb.GetRunRequest(run=run))
+        return response.run
+
+    def list_runs(self) -> list[pb.Run]:
+        """All runs, newest first, without their steps."""
+        runs: list[pb.Run] = []
+        token = ""
+        while True:
+            page: pb.ListRunsResponse = self._caller.unary(self._stub.ListRuns, pb.ListRunsRequest(page_token=token))
+            runs += page.runs
+            token = page.next_page_token
+            if not token:
+                return runs
+
+    def watch(self, run: str, start_number: int = 1) -> Iterator[pb.RunEvent]:
+        """A run's events from one number on, ending after a terminal one.
+
+        A controller that goes away is waited for, and the stream goes on with the next event: nothing is lost or doubled.
+        """
+        number, lost_at = start_number, None
+        while True:
+            request = pb.WatchRunRequest(run=run, start_number=number)
+            try:
+                for response in self._caller.stream(self._stub.WatchRun, request, deadline_s=_STREAM_DEADLINE_S):
+                    event: pb.RunEvent = response.event
+                    lost_at = None
+                    number = max(number, event.number + 1)
+                    yield event
+                    if event.WhichOneof("event") in _TERMINAL:
+                        return
+                return  # the server ends a watch only after a terminal event
+            except (errors.Unavailable, errors.DeadlineExceeded):
+                now = time.monotonic()
+                lost_at = lost_at if lost_at is not None else now
+                if now - lost_at >= self._reconnect_s:
+                    raise
+                time.sleep(min(0.5, self._reconnect_s / 10))
+
+    def logs(self, run: str, step: str = "", *, follow: bool = False) -> Iterator[tuple[str, str]]:
+        """(job, line) of one step, or of all. Raises NotFound."""
+        request = pb.StreamLogsRequest(run=run, step=step, follow=follow)
+        for response in self._caller.stream(self._stub.StreamLogs, request, deadline_s=_STREAM_DEADLINE_S):
+            for line in response.lines:
+                yield response.job, line
+
+    def cancel_run(self, run: str) -> pb.Run:
+        """Stops a run; finished steps are kept. Raises NotFound."""
+        response: pb.CancelRunResponse = self._caller.unary(self._stub.CancelRun, pb.CancelRunRequest(run=run))
+        return response.run
+
+    def retry_run(self, run: str) -> pb.Run:
+        """Continues a failed or cancelled run. Raises NotFound, Conflict (it is at work)."""
+        request = pb.RetryRunRequest(run=run)
+        response: pb.RetryRunResponse = self._caller.unary(self._stub.RetryRun, request, idempotent=False)
+        return response.run
+
+    def list_models(self) -> pb.ListModelsResponse:
+        """Models and aliases."""
+        response: pb.ListModelsResponse = self._caller.unary(self._stub.ListModels, pb.ListModelsRequest())
+        return response
+
+    def promote(self, model: str, alias: str) -> pb.Alias:
+        """Points an alias at a model. Raises NotFound."""
+        request = pb.PromoteModelRequest(model=model, alias=alias)
+        response: pb.PromoteModelResponse = self._caller.unary(self._stub.PromoteModel, request)
+        return response.alias
+
+    def rollback(self, alias: str) -> pb.Alias:
+        """Points an alias at the model before. Raises NotFound, Conflict (there is none)."""
+        request = pb.RollbackModelRequest(alias=alias)
+        response: pb.RollbackModelResponse = self._caller.unary(self._stub.RollbackModel, request, idempotent=False)
+        return response.alias
+
+
+def _pieces(path: Path) -> Iterator[pb.UploadDataRequest]:
+    yield pb.UploadDataRequest(name=path.name)
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield pb.UploadDataRequest(data=piece)
