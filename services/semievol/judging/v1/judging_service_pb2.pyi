@@ -133,7 +133,9 @@ class Candidate(_message.Message):
     text: _builtins.str
     """The whole response."""
     answer: _builtins.str
-    """The answer in canonical form (an option's letter, a number, folded text); empty iff `no_answer` is set. Neither: the service parses `text`."""
+    """The answer (an option's letter, a number, folded text). Empty: `no_answer` says why, or, without it, the service parses `text`.
+    Not an answer to the row, or beside `no_answer`: INVALID_ARGUMENT.
+    """
     no_answer: Global___NoAnswer.ValueType
     """Why there is no answer."""
     @_builtins.property
