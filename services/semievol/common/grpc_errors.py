@@ -1,7 +1,8 @@
 """The one place where errors of `semievol.common.errors` become gRPC statuses, and statuses become errors again.
 
 A status carries google.rpc.ErrorInfo (the class's name and details), BadRequest where a field is at fault, and RetryInfo where
-waiting helps, so that any client in any language sees the same facts as ours.
+waiting helps, so that any client in any language sees the same facts as ours. It is kept small: it travels in HTTP/2 trailers, of
+which gRPC takes 8 KiB by default, and a call whose trailers are larger fails with RESOURCE_EXHAUSTED instead.
 """
 
 from __future__ import annotations
@@ -14,22 +15,30 @@ from grpc_status import rpc_status
 from semievol.common import errors
 
 DOMAIN = "semievol"
+_MAX_TEXT_BYTES = (
+    800  # a message travels as itself, percent-encoded (three times its size at worst), in the status and for its field
+)
+_MAX_STATUS_BYTES = 3500  # base64 adds a third
 
 
 def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
     """The rich status of an error."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN, metadata=error.details))
-    violations = (
-        [error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)] if error.field else []
-    )
-    if isinstance(error, errors.InvalidInput):
-        violations += [
-            error_details_pb2.BadRequest.FieldViolation(field=f"{row.file}:{row.line}", description=row.reason)
-            for row in error.rows
-        ]
-    if violations:
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    message = _short(error.message)
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message)
+    details = {_short(name): _short(value) for name, value in error.details.items()}
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN, metadata=details))
+    bad = error_details_pb2.BadRequest()
+    if error.field:
+        bad.field_violations.add(field=_short(error.field), description=message)
+    for row in error.rows if isinstance(error, errors.InvalidInput) else ():
+        violation = bad.field_violations.add(field=_short(f"{row.file}:{row.line}"), description=_short(row.reason))
+        if (
+            status.ByteSize() + bad.ByteSize() > _MAX_STATUS_BYTES
+        ):  # the first ones say what is wrong, the message how many there are
+            bad.field_violations.remove(violation)
+            break
+    if bad.field_violations:
+        status.details.add().Pack(bad)
     if isinstance(error, errors.Busy):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
@@ -37,19 +46,38 @@ def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
     return status
 
 
+def _short(text: str) -> str:
+    """Text that protobuf takes (no lone surrogates), of bounded length."""
+    data = text.encode(errors="replace")
+    if len(data) > _MAX_TEXT_BYTES:
+        data = data[: _MAX_TEXT_BYTES - 3] + b"..."
+    return data.decode(errors="ignore")
+
+
 def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError:
     """The error that a failed call stands for. `where` names the service and its address, for messages that gRPC itself wrote."""
     code = rpc_error.code().name if isinstance(rpc_error, grpc.Call) else "UNKNOWN"
-    status = rpc_status.from_call(rpc_error) if isinstance(rpc_error, grpc.Call) else None
+    status = _rich_status(rpc_error) if isinstance(rpc_error, grpc.Call) else None
     if status is None:  # written by gRPC, not by a server of ours
-        detail = rpc_error.details() if isinstance(rpc_error, grpc.Call) else str(rpc_error)
+        detail = (rpc_error.details() or "") if isinstance(rpc_error, grpc.Call) else str(rpc_error)
         cls = errors.BY_CODE.get(code, errors.InternalError)
         if cls is errors.Unavailable:
             return errors.Unavailable(f"{where} does not answer ({detail}); is it running?")
         if cls is errors.DeadlineExceeded:
             return errors.DeadlineExceeded(f"{where} did not answer in time; it may be busy or its deadline too short.")
+        if cls is errors.Busy and "larger than max" in detail:  # nothing that waiting helps against
+            return errors.InvalidInput(
+                f"{where} was sent, or sent, a message that is too large ({detail}); send fewer rows at a time."
+            )
         return cls(f"{where}: {code}: {detail}")
     return _from_status(status, code)
+
+
+def _rich_status(call: grpc.Call) -> status_pb2.Status | None:
+    try:
+        return rpc_status.from_call(call)
+    except ValueError:  # a proxy on the way changed the code
+        return None
 
 
 def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:

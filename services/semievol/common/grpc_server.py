@@ -12,7 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -52,15 +53,12 @@ class Workers:
     def __init__(self, name: str, threads: int = 1, max_waiting: int = 64) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._limit = threads + max_waiting
-        self._active = 0
+        self._active = 0  # calls whose work is not over, those that were abandoned included
+        self._lock = threading.Lock()
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """fn(*args) on a worker thread."""
-        self._admit()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: fn(*args, **kwargs))
-        finally:
-            self._active -= 1
+        return await asyncio.wrap_future(self._start(lambda: fn(*args, **kwargs)))
 
     async def run_cancellable(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """fn(*args, cancel=event) on a worker thread; the event is set when the client goes away or its deadline passes (R8)."""
@@ -79,10 +77,11 @@ class Workers:
 
         def produce() -> None:
             for item in fn(*args, cancel=cancel, **kwargs):
+                if cancel.is_set():
+                    return
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
-        self._admit()
-        work = loop.run_in_executor(self._pool, produce)
+        work = asyncio.wrap_future(self._start(produce))
         work.add_done_callback(lambda _: queue.put_nowait(done))
         try:
             while (item := await queue.get()) is not done:
@@ -90,19 +89,30 @@ class Workers:
             await work  # raises what fn raised
         finally:
             cancel.set()
-            self._active -= 1
+            work.cancel()  # in case that it has not begun
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _admit(self) -> None:
-        if self._active >= self._limit:
-            raise errors.Busy(f"{self._limit} calls are at work or waiting already; try again in a second.")
-        self._active += 1
+    def _start(self, work: Callable[[], T]) -> Future[T]:
+        with self._lock:
+            if self._active >= self._limit:
+                raise errors.Busy(f"{self._limit} calls are at work or waiting already; try again in a second.")
+            self._active += 1
+        future = self._pool.submit(work)
+        future.add_done_callback(self._end)
+        return future
+
+    def _end(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._active -= 1
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps our errors to rich statuses; anything else is our bug: INTERNAL with a request id, the traceback in the log only."""
+    """Maps our errors to rich statuses; anything else is our bug: INTERNAL with a request id, the traceback in the log only.
+
+    Messages are decoded and encoded in here: gRPC itself would answer UNKNOWN, with the exception's text, to bytes that are no message.
+    """
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -110,21 +120,50 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
-        method = details.method
+        codec = _Codec(handler)
         if handler.response_streaming:
             make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-            behaviour = _streaming(handler.stream_stream or handler.unary_stream, method)
+            behaviour = _streaming(handler.stream_stream or handler.unary_stream, details.method, codec)
         else:
             make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-            behaviour = _single(handler.stream_unary or handler.unary_unary, method)
-        return make(behaviour, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+            behaviour = _single(handler.stream_unary or handler.unary_unary, details.method, codec)
+        return make(behaviour, request_deserializer=None, response_serializer=codec.encode)
 
 
-def _single(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-    async def call(request: Any, context: Context) -> Any:
+class _Codec:
+    """Bytes <-> messages of one method."""
+
+    def __init__(self, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+        self._decode = handler.request_deserializer or bytes
+        self._encode = handler.response_serializer or bytes
+        self._streaming = handler.request_streaming
+
+    def encode(self, message: Any) -> bytes:
+        """What is encoded already stays as it is: gRPC calls this again, for handlers that write by themselves (health's Watch)."""
+        return message if isinstance(message, bytes) else self._encode(message)
+
+    def request(self, raw: Any) -> Any:
+        """The request, or the stream of requests. Raises InvalidInput."""
+        return self._stream(raw) if self._streaming else self._message(raw)
+
+    def _message(self, data: bytes) -> Any:
+        try:
+            return self._decode(data)
+        except Exception as error:  # whatever the decoder of this message's format raises
+            raise errors.InvalidInput(
+                "The request is no valid message of this method; client and server may differ in version."
+            ) from error
+
+    async def _stream(self, raw: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in raw:
+            yield self._message(data)
+
+
+def _single(behaviour: Callable[..., Any], method: str, codec: _Codec) -> Callable[..., Any]:
+    async def call(raw: Any, context: Context) -> Any:
         started = time.monotonic()
         try:
-            response = await behaviour(request, context)
+            response = codec.encode(await behaviour(codec.request(raw), context))
         except Exception as error:
             await _abort(context, method, error, started)
         log.debug("%s OK %.1f ms", method, 1000 * (time.monotonic() - started))
@@ -133,16 +172,17 @@ def _single(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+def _streaming(behaviour: Callable[..., Any], method: str, codec: _Codec) -> Callable[..., Any]:
+    async def call(raw: Any, context: Context) -> AsyncIterator[Any]:
         started = time.monotonic()
         try:
-            stream = behaviour(request, context)
-            if not hasattr(stream, "__aiter__"):  # a handler that writes by itself (health's Watch)
+            stream = behaviour(codec.request(raw), context)
+            if not hasattr(stream, "__aiter__"):  # a handler that writes by itself
                 await stream
                 return
-            async for response in stream:
-                yield response
+            async with aclosing(stream):  # ends the work at once when the client goes away
+                async for response in stream:
+                    yield codec.encode(response)
         except Exception as error:
             await _abort(context, method, error, started)
 
@@ -182,7 +222,7 @@ class Server:
         self.address = ""
 
     async def start(self) -> None:
-        """Binds, registers and probes. Raises Unavailable (port in use) or what a probe raises."""
+        """Binds, registers and probes. Raises Unavailable (port in use) or what a probe raises, and then serves nothing."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for service in self._services:
             service.register(self._server)
@@ -197,9 +237,13 @@ class Server:
             raise errors.Unavailable(f"Cannot listen on {self._address}: the port is in use or not allowed.") from error
         self.address = f"{host}:{port}"
         await self._server.start()
-        for service in self._services:
-            await service.probe()
-            await self._health.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            for service in self._services:
+                await service.probe()
+                await self._health.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+        except BaseException:
+            await self._server.stop(None)
+            raise
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = 10.0) -> None:
