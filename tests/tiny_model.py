@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WORDS = (
+_VOCABULARY = (
     "you are a router pick the team that should answer this message road water park noise waste light tree school tax "
     "council broken loud dirty late my street house the is and in on of please help now who what why 0 1 2 3 4 5 6 7 8 9"
-).split()
+)
+WORDS = _VOCABULARY.split()
 TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"

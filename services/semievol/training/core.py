@@ -51,13 +51,13 @@ def check(key: str, spec: TrainingSpec) -> None:
         raise errors.InvalidInput(f"{key!r} is no content key: 64 lower-case hex digits are expected.", field="key")
     if not spec.base_model:
         raise errors.InvalidInput("No base model is named: give a directory, a hub id or bundled:NAME.", field="spec.base_model")
+    if not 1 <= spec.lora_rank <= _MAX_RANK:
+        raise errors.InvalidInput(f"lora_rank is {spec.lora_rank}; it must be 1 to {_MAX_RANK}.", field="spec.lora_rank")
     positive = ("epochs", "learning_rate", "lora_alpha", "batch_size", "gradient_accumulation", "max_tokens")
     for name in positive:
         value = getattr(spec, name)
         if not (math.isfinite(value) and value > 0):
             raise errors.InvalidInput(f"{name} is {value}; it must be above 0.", field=f"spec.{name}")
-    if not 1 <= spec.lora_rank <= _MAX_RANK:
-        raise errors.InvalidInput(f"lora_rank is {spec.lora_rank}; it must be 1 to {_MAX_RANK}.", field="spec.lora_rank")
     if not 0 <= spec.warmup_ratio <= 1:
         raise errors.InvalidInput(f"warmup_ratio is {spec.warmup_ratio}; it must be 0 to 1.", field="spec.warmup_ratio")
 

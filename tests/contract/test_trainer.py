@@ -1,0 +1,170 @@
+"""What every Trainer does: the fake, the service with real jobs on a tiny model, and the gRPC client in front of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from semievol.client.training import TrainingClient
+from semievol.common import errors
+from semievol.common.keys import content_key
+from semievol.launchers.inline import InlineLauncher
+from semievol.ports import Trainer
+from semievol.training.backends.fake import FakeTrainer
+from semievol.training.core import TrainingService
+from semievol.training.server import around
+from semievol.training.settings import TrainingSettings
+
+from tests.running import running
+from tests.training_runs import Bench
+
+LONG = 5000.0  # epochs: nobody waits for the end
+
+
+@dataclass
+class Subject:
+    """A trainer over a bench; `numbers` gives fresh keys."""
+
+    trainer: Trainer
+    bench: Bench
+    count: int = 0
+
+    def key(self) -> str:
+        self.count += 1
+        return content_key(["run", self.count])
+
+
+@contextmanager
+def backend(kind: str, bench: Bench) -> Iterator[Trainer]:
+    if "fake" in kind:
+        yield FakeTrainer(bench.artifacts, updates=3)
+        return
+    launcher = InlineLauncher()
+    try:
+        yield TrainingService(bench.artifacts, launcher, bench.options(), poll_s=0.02)
+    finally:
+        launcher.close()
+
+
+@pytest.fixture(scope="module", params=["fake", "client-fake", "peft", "client-peft"])
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Subject]:
+    bench = Bench(tmp_path_factory.mktemp("trainer"), tiny_model)
+    with backend(request.param, bench) as trainer:
+        if not request.param.startswith("client"):
+            yield Subject(trainer, bench)
+            return
+        with running(around(trainer, TrainingSettings())) as address:
+            client = TrainingClient(address)
+            yield Subject(client, bench)
+            client.close()
+
+
+def test_a_run_goes_from_pending_to_succeeded_and_publishes_an_adapter(subject: Subject) -> None:
+    key = subject.key()
+    assert subject.trainer.create_run(key, subject.bench.spec()).state == "pending"
+    states = list(subject.trainer.watch_run(key))
+    assert states[-1].state == "succeeded"
+    assert states[-1].step == states[-1].total_steps > 0
+    assert states[-1].loss > 0
+    assert [state.step for state in states] == sorted(state.step for state in states)
+    manifest, _ = subject.bench.artifacts.resolve(states[-1].adapter_uri, field="uri")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {file.path for file in manifest.files}
+
+
+def test_the_same_key_again_is_the_same_run(subject: Subject) -> None:
+    key, spec = subject.key(), subject.bench.spec()
+    subject.trainer.create_run(key, spec)
+    subject.trainer.create_run(key, spec)
+    final = list(subject.trainer.watch_run(key))[-1]
+    assert subject.trainer.create_run(key, spec) == final
+    assert subject.trainer.get_run(key) == final
+
+
+def test_another_spec_under_the_same_key_is_refused(subject: Subject) -> None:
+    key, spec = subject.key(), subject.bench.spec()
+    subject.trainer.create_run(key, spec)
+    with pytest.raises(errors.AlreadyExists) as caught:
+        subject.trainer.create_run(key, replace(spec, seed=7))
+    assert caught.value.field == "key"
+
+
+def test_equal_work_under_two_keys_gives_equal_adapters(subject: Subject) -> None:
+    digests = []
+    for _ in range(2):
+        key = subject.key()
+        subject.trainer.create_run(key, subject.bench.spec())
+        state = list(subject.trainer.watch_run(key))[-1]
+        manifest, _ = subject.bench.artifacts.resolve(state.adapter_uri, field="uri")
+        digests.append(manifest.file("adapter_model.safetensors").sha256)
+    assert digests[0] == digests[1]
+
+
+def test_a_cancelled_run_is_cancelled_and_can_be_asked_for_again(subject: Subject) -> None:
+    key, spec = subject.key(), subject.bench.spec(epochs=LONG)
+    subject.trainer.create_run(key, spec)
+    assert subject.trainer.cancel_run(key).state == "cancelled"
+    assert subject.trainer.get_run(key).state == "cancelled"
+    assert list(subject.trainer.watch_run(key))[-1].state == "cancelled"
+    assert subject.trainer.create_run(key, spec).state == "pending"
+    assert subject.trainer.cancel_run(key).state == "cancelled"
+
+
+def test_cancelling_a_finished_run_changes_nothing(subject: Subject) -> None:
+    key = subject.key()
+    subject.trainer.create_run(key, subject.bench.spec())
+    final = list(subject.trainer.watch_run(key))[-1]
+    assert subject.trainer.cancel_run(key) == final
+
+
+def test_a_watch_that_is_left_does_not_end_the_run(subject: Subject) -> None:
+    key = subject.key()
+    subject.trainer.create_run(key, subject.bench.spec())
+    watch = iter(subject.trainer.watch_run(key))
+    next(watch)
+    watch.close()  # type: ignore[attr-defined]
+    assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
+
+
+@pytest.mark.parametrize("call", ["get_run", "cancel_run", "watch_run"])
+def test_an_unknown_key_is_not_found(subject: Subject, call: str) -> None:
+    with pytest.raises(errors.NotFound) as caught:
+        list(getattr(subject.trainer, call)("f" * 64))
+    assert caught.value.field == "key"
+
+
+def test_a_dataset_that_is_not_there_is_not_found(subject: Subject) -> None:
+    spec = subject.bench.spec(dataset_uri=f"artifact:{'e' * 64}/train.jsonl")
+    with pytest.raises(errors.NotFound) as caught:
+        subject.trainer.create_run(subject.key(), spec)
+    assert caught.value.field == "spec.dataset_uri"
+
+
+@pytest.mark.parametrize("uri", ["train.jsonl", "artifact:12/train.jsonl", ""])
+def test_what_is_no_artifact_uri_is_refused(subject: Subject, uri: str) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        subject.trainer.create_run(subject.key(), replace(subject.bench.spec(), dataset_uri=uri))
+    assert caught.value.field == "spec.dataset_uri"
+
+
+def test_a_dataset_uri_without_a_file_is_refused(subject: Subject) -> None:
+    spec = subject.bench.spec()
+    with pytest.raises(errors.InvalidInput) as caught:
+        subject.trainer.create_run(subject.key(), replace(spec, dataset_uri=spec.dataset_uri.partition("/")[0]))
+    assert caught.value.field == "spec.dataset_uri"
+
+
+@pytest.mark.parametrize("key", ["", "abc", "G" * 64, "A" * 64])
+def test_what_is_no_content_key_is_refused(subject: Subject, key: str) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        subject.trainer.create_run(key, subject.bench.spec())
+    assert caught.value.field == "key"
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 0.0}, {"lora_rank": 600}, {"learning_rate": -1.0}, {"base_model": ""}])
+def test_a_bad_spec_is_refused_with_its_fields_name(subject: Subject, changes: dict[str, object]) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        subject.trainer.create_run(subject.key(), replace(subject.bench.spec(), **changes))  # type: ignore[arg-type]
+    assert caught.value.field == f"spec.{next(iter(changes))}"
