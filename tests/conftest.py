@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from semievol.common.models import LocalModel, resolve_model
 
-from tests.tiny_model import make_tiny_model
+from tests.word_model import make_word_model
 
 # Set before any library reads them; the processes that tests start inherit them.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
@@ -69,14 +69,6 @@ def bundled_tokenizer(bundled_model: LocalModel) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a random two-layer Llama: no download, milliseconds to load."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
-    """A directory with a language model of random weights and the real tokenizer."""
-    from tests.generators import write_tiny_model
-
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", bundled_tokenizer)
+def word_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a random two-layer Llama that knows some fifty words: nothing to download or prepare."""
+    return make_word_model(tmp_path_factory.mktemp("word") / "model")

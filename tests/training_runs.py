@@ -12,7 +12,7 @@ from semievol.common.stores import open_store
 from semievol.ports import TrainingSpec
 from semievol.training.core import JobOptions
 
-from tests.tiny_model import WORDS
+from tests.word_model import WORDS
 
 TEAMS = ("road", "water park", "noise")
 

@@ -50,8 +50,8 @@ def backend(kind: str, bench: Bench) -> Iterator[Trainer]:
 
 
 @pytest.fixture(scope="module", params=["fake", "client-fake", "peft", "client-peft"])
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Subject]:
-    bench = Bench(tmp_path_factory.mktemp("trainer"), tiny_model)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, word_model: Path) -> Iterator[Subject]:
+    bench = Bench(tmp_path_factory.mktemp("trainer"), word_model)
     with backend(request.param, bench) as trainer:
         if not request.param.startswith("client"):
             yield Subject(trainer, bench)

@@ -25,13 +25,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tiny_model: Path) -> Bench:
-    return Bench(tmp_path, tiny_model)
+def bench(tmp_path: Path, word_model: Path) -> Bench:
+    return Bench(tmp_path, word_model)
 
 
 @pytest.fixture
-def base(tiny_model: Path, tmp_path: Path) -> LocalModel:
-    return resolve_model(str(tiny_model), tmp_path)
+def base(word_model: Path, tmp_path: Path) -> LocalModel:
+    return resolve_model(str(word_model), tmp_path)
 
 
 def examples(rows: int = 20) -> list[TrainingExample]:
@@ -166,9 +166,9 @@ def cancelling(at_step: int) -> tuple[threading.Event, Callable[[Mapping[str, An
 
 @pytest.mark.parametrize("at_step", [0, 1, 4])
 def test_a_cancelled_run_saves_a_checkpoint_and_ends_with_the_undisturbed_runs_bytes(
-    bench: Bench, tmp_path: Path, tiny_model: Path, at_step: int
+    bench: Bench, tmp_path: Path, word_model: Path, at_step: int
 ) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed", tiny_model)
+    undisturbed = Bench(tmp_path / "undisturbed", word_model)
     train(undisturbed, undisturbed.spec(epochs=3))
     cancel, emit = cancelling(at_step)
     with pytest.raises(errors.Cancelled):
@@ -210,8 +210,8 @@ def test_checkpoints_come_by_time_too(bench: Bench) -> None:
     assert seen == [0, 0, 1]
 
 
-def test_a_damaged_checkpoint_is_ignored_and_the_run_starts_over(bench: Bench, tmp_path: Path, tiny_model: Path) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed", tiny_model)
+def test_a_damaged_checkpoint_is_ignored_and_the_run_starts_over(bench: Bench, tmp_path: Path, word_model: Path) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed", word_model)
     train(undisturbed, undisturbed.spec())
     cancel, emit = cancelling(at_step=3)
     with pytest.raises(errors.Cancelled):

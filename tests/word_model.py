@@ -15,7 +15,7 @@ TEMPLATE = (
 )
 
 
-def make_tiny_model(directory: Path) -> Path:
+def make_word_model(directory: Path) -> Path:
     """Writes config, weights (float32, random but always the same) and tokenizer into the directory."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
