@@ -1,0 +1,92 @@
+"""Adapters by name: fetched from the artifact store, checked, and never replaced under a name (R9)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from semievol.common import errors
+from semievol.common.artifacts import Artifacts
+from semievol.common.keys import sha256_file
+from semievol.ports import BASE_MODEL
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_NAME = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A plain PEFT directory. `sha256` of its weights file; `content` also of its configuration, which scales them."""
+
+    name: str
+    uri: str
+    directory: Path
+    sha256: str
+    content: tuple[str, str]
+
+
+class Adapters:
+    """Which adapters are loaded, in name order. Not for concurrent use."""
+
+    def __init__(self, artifacts: Artifacts | None, cache: Path, base: str) -> None:
+        self._artifacts = artifacts
+        self._cache = cache
+        self._base = base
+        self._loaded: dict[str, Adapter] = {}
+        self._taken: dict[str, tuple[str, str]] = {}  # outlives unloading: a name is never reused
+
+    def all(self) -> list[Adapter]:
+        return [self._loaded[name] for name in sorted(self._loaded)]
+
+    def get(self, name: str) -> Adapter | None:
+        return self._loaded.get(name)
+
+    def open(self, name: str, uri: str) -> Adapter:
+        """Fetches and checks; `add` makes it known. Raises NotFound, Corrupt, AlreadyExists, InvalidInput (not an adapter for this base)."""
+        check_name(name)
+        if self._artifacts is None:
+            raise errors.NotFound(f"There is no artifact {uri}: this engine has no artifact store.", field="uri")
+        manifest, file = self._artifacts.resolve(uri, field="uri")
+        digests = {one.path: one.sha256 for one in manifest.files}
+        if file is not None or not {CONFIG, WEIGHTS} <= digests.keys():
+            raise errors.InvalidInput(f"{uri} is not a published adapter: it lacks {CONFIG} or {WEIGHTS}.", field="uri")
+        content = (digests[WEIGHTS], digests[CONFIG])
+        if self._taken.get(name, content) != content:
+            raise errors.AlreadyExists(f"The name {name!r} belongs to another adapter; names are never reused.", field="name")
+        directory = self._artifacts.fetch(manifest, self._cache / manifest.key)
+        if sha256_file(directory / WEIGHTS) != digests[WEIGHTS]:
+            raise errors.Corrupt(f"The adapter in {directory} is damaged; delete that directory, it is fetched again.")
+        self._check_config(directory, uri)
+        return Adapter(name, uri, directory, digests[WEIGHTS], content)
+
+    def add(self, adapter: Adapter) -> None:
+        self._loaded[adapter.name] = adapter
+        self._taken[adapter.name] = adapter.content
+
+    def remove(self, name: str) -> None:
+        """An adapter that is not loaded is no error. Raises InvalidInput for the base model."""
+        check_name(name)
+        self._loaded.pop(name, None)
+
+    def _check_config(self, directory: Path, uri: str) -> None:
+        try:
+            config = json.loads((directory / CONFIG).read_text())
+            kind, base = config["peft_type"], config["base_model_name_or_path"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.InvalidInput(f"{CONFIG} of {uri} cannot be read: {error}.", field="uri") from error
+        if kind != "LORA":
+            raise errors.InvalidInput(f"{uri} is a {kind} adapter; only LORA is served.", field="uri")
+        if base != self._base:
+            raise errors.InvalidInput(f"{uri} was trained on {base}, and this engine serves {self._base}.", field="uri")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput(field=name)."""
+    if not _NAME.match(name) or name == BASE_MODEL:
+        raise errors.InvalidInput(
+            f"{name!r} cannot name an adapter: 1 to 128 ASCII letters, digits, '-', '_', '.', and not {BASE_MODEL!r}.",
+            field="name",
+        )

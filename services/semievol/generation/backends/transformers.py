@@ -1,0 +1,290 @@
+"""transformers in this process, on a CPU or a GPU: the embedded default.
+
+Prompts of a call form batches of like length. The same call gives the same bits on one machine; another composition of the batches
+may change the last bits of the log-probabilities, never which random numbers a sample sees.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from semievol.algorithm.types import Message
+from semievol.common import errors
+from semievol.common.artifacts import Artifacts
+from semievol.common.chat_format import completion_ids, end_of_turn_id, render
+from semievol.common.models import resolve_model
+from semievol.generation import core
+from semievol.generation.adapters import Adapter, Adapters
+from semievol.generation.backends import batches, weights
+from semievol.generation.backends.replies import Reader, StreamReader
+from semievol.generation.backends.sampling import OnToken, Picker, Watch
+from semievol.ports import (
+    BASE_MODEL,
+    NEVER,
+    Cancel,
+    ChatDelta,
+    Completion,
+    Generation,
+    ModelInfo,
+    Prompt,
+    Sampling,
+    Score,
+    ScoreRequest,
+)
+
+# A row's logits weigh on memory like this many prompt tokens per vocabulary entry: once per reply token when scoring, once per sample
+# when generating. It keeps them below about 150 MB at 8192 batch tokens.
+_SCORED_TOKEN_WEIGHT = 1 / 4096
+_SAMPLE_WEIGHT = 1 / 1024
+_UNKNOWN_LENGTH = 2048  # of models whose configuration names none
+_CANARY = ((Message("user", "Which of these is a colour: stone, blue, seven?"),), "Answer: blue")
+
+
+class TransformersEngine:
+    """One base model, loaded when constructed. Calls from several threads take turns.
+
+    Raises as `resolve_model`, and InvalidInput, NotSupported, Unavailable as `weights.load`.
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        *,
+        artifacts: Artifacts | None = None,
+        cache: Path = Path("cache"),
+        device: str = "auto",
+        precision: str = "auto",
+        adapter_mode: str = "auto",
+        merged_models: int = 3,
+        batch_tokens: int = 8192,
+    ) -> None:
+        local = resolve_model(reference, cache)
+        model, self._tokenizer = weights.load(local, device, precision)
+        if adapter_mode == "auto":
+            adapter_mode = "merged" if model.device.type == "cpu" else "switched"
+        self._weights: weights.Weights = (
+            weights.MergedWeights(model, merged_models) if adapter_mode == "merged" else weights.SwitchedWeights(model)
+        )
+        self._adapters = Adapters(artifacts, cache.absolute() / "adapters", reference)
+        config = model.config.get_text_config()
+        self._base = ModelInfo(
+            BASE_MODEL,
+            reference,
+            local.sha256,
+            max_model_tokens=int(getattr(config, "max_position_embeddings", 0) or _UNKNOWN_LENGTH),
+        )
+        self._vocabulary = int(config.vocab_size)
+        self._can_share = batches.can_share(config)
+        self._end_ids = _end_ids(model, self._tokenizer)
+        self._reader = Reader(self._tokenizer, self._end_ids)
+        self._batch_tokens = batch_tokens
+        self._turn = threading.RLock()
+        self._generation_config = _plain_decoding(model, self._end_ids)
+        self._base_canary: tuple[float, ...] | None = None
+
+    # ------------------------------------------------------------ Generator
+
+    def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
+        core.check_prompts(prompts, sampling)
+        adapter = self._find(model)
+        rows = [self._render(prompt.messages, 1, prompt.id, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        costs = [sampling.n * (len(row) + int(_SAMPLE_WEIGHT * self._vocabulary)) for row in rows]
+        found: dict[int, Generation] = {}
+        for batch in core.length_batches(costs, self._batch_tokens):
+            core.check_cancel(cancel)
+            seeds = [seed for i in batch for seed in prompts[i].seeds or [None] * sampling.n]
+            completions = self._complete(adapter, [rows[i] for i in batch], seeds, sampling, cancel)
+            for place, i in enumerate(batch):
+                mine = completions[place * sampling.n : (place + 1) * sampling.n]
+                found[i] = Generation(prompts[i].id, tuple(mine), len(rows[i]))
+        return [found[i] for i in range(len(prompts))]
+
+    def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
+        core.check_chat(prompt, sampling)
+        adapter = self._find(model)
+        row = self._render(prompt.messages, 1, prompt.id, "prompt")
+        seed = prompt.seeds[0] if prompt.seeds else None
+        events: queue.SimpleQueue[tuple[int, float] | Completion | Exception] = queue.SimpleQueue()
+        stop = _StopWhenEither(cancel)
+
+        def write() -> None:
+            try:
+                reply = self._complete(
+                    adapter, [row], [seed], sampling, stop, lambda token, logprob: events.put((token, logprob))
+                )
+                events.put(reply[0])
+            except Exception as error:  # raised where the stream is read
+                events.put(error)
+
+        thread = threading.Thread(target=write, name="chat", daemon=True)
+        thread.start()
+        stream = StreamReader(self._reader, sampling.stop)
+        try:
+            while isinstance(event := events.get(), tuple):
+                if (delta := stream.add(*event)) is not None:
+                    yield delta
+            if isinstance(event, Exception):
+                raise event
+            yield stream.end(event, len(row))
+        finally:
+            stop.stopped.set()
+            thread.join()
+
+    def _complete(
+        self,
+        adapter: Adapter | None,
+        rows: Sequence[list[int]],
+        seeds: Sequence[int | None],
+        sampling: Sampling,
+        cancel: Cancel,
+        on_token: OnToken | None = None,
+    ) -> list[Completion]:
+        """[B] prompts and [B * n] seeds -> [B * n] completions."""
+        import torch
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        limits = [min(sampling.max_tokens, self._base.max_model_tokens - len(row)) for row in rows for _ in range(sampling.n)]
+        picker = Picker(seeds, sampling, on_token)
+        watch = Watch(picker, limits, sampling.stop, self._reader.text, cancel)
+        with self._turn, self._weights.use(adapter) as model, torch.inference_mode():
+            core.check_cancel(cancel)  # it may have been a long wait
+            shared = batches.shared_prefix(rows, [len(row) - 1 for row in rows]) if self._can_share else 0
+            batch = batches.lay_out(model, rows, shared, self._end_ids[0])
+            batch = batches.multiply(model, batch, sampling.n)
+            model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                past_key_values=batch.cache,
+                generation_config=self._generation_config,
+                max_new_tokens=max(limits),
+                logits_processor=LogitsProcessorList([picker]),
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
+        core.check_cancel(cancel)
+        return [
+            self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop)
+            for tokens, logprobs, limit in zip(picker.tokens, picker.logprobs, limits, strict=True)
+        ]
+
+    # ------------------------------------------------------------ Scorer
+
+    def score(self, model: str, requests: Sequence[ScoreRequest], *, cancel: Cancel = NEVER) -> list[Score]:
+        core.check_score(requests)
+        adapter = self._find(model)
+        replies = [completion_ids(self._tokenizer, request.response) for request in requests]
+        prompts = [
+            self._render(request.messages, len(reply), request.id, f"items[{i}]")
+            for i, (request, reply) in enumerate(zip(requests, replies, strict=True))
+        ]
+        weight = 1 + int(_SCORED_TOKEN_WEIGHT * self._vocabulary)
+        costs = [len(prompt) + weight * len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        found: dict[int, tuple[float, ...]] = {}
+        for batch in core.length_batches(costs, self._batch_tokens):
+            core.check_cancel(cancel)
+            pairs = [(prompts[i], replies[i]) for i in batch]
+            found.update(zip(batch, self._score(adapter, pairs), strict=True))
+        return [Score(request.id, self._reader.texts(replies[i]), found[i]) for i, request in enumerate(requests)]
+
+    def _score(self, adapter: Adapter | None, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, ...]]:
+        """[B] (prompt, reply) -> the log-probabilities of each reply's tokens, computed in float32."""
+        import torch
+
+        longest = max(len(reply) for _, reply in pairs)
+        if longest == 0:
+            return [() for _ in pairs]
+        rows = [[*prompt, *reply] for prompt, reply in pairs]
+        with self._turn, self._weights.use(adapter) as model, torch.inference_mode():
+            shared = batches.shared_prefix(rows, [len(prompt) - 1 for prompt, _ in pairs]) if self._can_share else 0
+            batch = batches.lay_out(model, rows, shared, self._end_ids[0])
+            logits = model(
+                input_ids=batch.ids[:, batch.cached :],
+                attention_mask=batch.mask,
+                position_ids=batch.positions(),
+                past_key_values=batch.cache,
+                use_cache=batch.cache is not None,
+                logits_to_keep=longest + 1,
+            ).logits
+            scores = []
+            for one, (_, reply) in zip(logits, pairs, strict=True):  # [longest + 1, V]; the last predicts what follows the reply
+                before = one[-len(reply) - 1 : -1].float()
+                target = torch.tensor(reply, dtype=torch.int64, device=one.device)[:, None]
+                scores.append(tuple((before.gather(1, target)[:, 0] - before.logsumexp(-1)).tolist()))
+        return scores
+
+    # ------------------------------------------------------------ AdapterHost
+
+    def models(self) -> list[ModelInfo]:
+        return [self._base, *(core.adapter_info(self._base, adapter) for adapter in self._adapters.all())]
+
+    def load_adapter(self, name: str, uri: str) -> ModelInfo:
+        with self._turn:
+            adapter = self._adapters.open(name, uri)
+            if self._adapters.get(name) is None:
+                self._weights.add(adapter)
+                try:
+                    self._check_canary(adapter)
+                except errors.InvalidInput:
+                    self._weights.remove(name)
+                    raise
+                self._adapters.add(adapter)
+            return core.adapter_info(self._base, self._adapters.get(name) or adapter)
+
+    def unload_adapter(self, name: str) -> None:
+        with self._turn:
+            self._adapters.remove(name)
+            self._weights.remove(name)
+
+    def _check_canary(self, adapter: Adapter) -> None:
+        """R9: an adapter that leaves every log-probability as it was has not been applied."""
+        messages, reply = _CANARY
+        pair = (render(self._tokenizer, messages), completion_ids(self._tokenizer, reply))
+        if self._base_canary is None:
+            self._base_canary = self._score(None, [pair])[0]
+        if self._score(adapter, [pair])[0] == self._base_canary:
+            raise errors.InvalidInput(
+                f"{adapter.uri} changes nothing: with it the model answers exactly as without. Was it trained?", field="uri"
+            )
+
+    def _find(self, model: str) -> Adapter | None:
+        core.find_model(self.models(), model)
+        return self._adapters.get(model)
+
+    def _render(self, messages: Sequence[Message], reply_tokens: int, prompt_id: str, field: str) -> list[int]:
+        try:
+            row = render(self._tokenizer, messages)
+        except errors.InvalidInput as error:
+            error.field = f"{field}.messages"
+            raise
+        core.check_length(len(row), reply_tokens, self._base.max_model_tokens, prompt_id, field)
+        return row
+
+
+class _StopWhenEither:
+    """Set when the caller cancels or the stream's reader has gone."""
+
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+        self.stopped = threading.Event()
+
+    def is_set(self) -> bool:
+        return self.stopped.is_set() or self._cancel.is_set()
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a reply: the tokenizer's and whatever else the model's own generation configuration names."""
+    named = model.generation_config.eos_token_id
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([end_of_turn_id(tokenizer), *others]))
+
+
+def _plain_decoding(model: Any, end_ids: Sequence[int]) -> Any:
+    """Greedy over what `Picker` chose. The model's own wishes (top_k, penalties) are dropped: samples must be from its distribution."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(do_sample=False, use_cache=True, eos_token_id=list(end_ids), pad_token_id=end_ids[0])
+    model.generation_config = config
+    return config

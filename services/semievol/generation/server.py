@@ -1,0 +1,68 @@
+"""Composition root of the generation service."""
+
+from __future__ import annotations
+
+import asyncio
+
+from semievol.algorithm.types import Message
+from semievol.common.artifacts import Artifacts
+from semievol.common.grpc_server import Service, Workers
+from semievol.common.serving import serve
+from semievol.common.stores import open_store
+from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.core import Engine
+from semievol.generation.servicer import GenerationServicer
+from semievol.generation.settings import GenerationSettings
+from semievol.generation.v1 import generation_service_pb2 as pb
+from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
+from semievol.ports import BASE_MODEL, Prompt, Sampling
+
+_READY = Prompt("ready", (Message("user", "Are you ready?"),))
+
+
+def engine(settings: GenerationSettings) -> Engine:
+    """The backend that the settings name, its weights loaded. Raises as the backend's constructor."""
+    artifacts = Artifacts(open_store(settings.store))
+    if settings.backend == "fake":
+        return FakeEngine(artifacts=artifacts, cache=settings.cache, base=settings.model)
+    from semievol.generation.backends.transformers import TransformersEngine
+
+    return TransformersEngine(
+        settings.model,
+        artifacts=artifacts,
+        cache=settings.cache,
+        device=settings.device,
+        precision=settings.precision,
+        adapter_mode=settings.adapter_mode,
+        merged_models=settings.merged_models,
+        batch_tokens=settings.batch_tokens,
+    )
+
+
+def service(settings: GenerationSettings, backend: Engine | None = None) -> Service:
+    """The service around `backend`, or around the one that the settings name."""
+    backend = backend or engine(settings)
+    workers = Workers("generation", max_waiting=settings.max_waiting_count)  # one thread: the model does one batch at a time
+    servicer = GenerationServicer(backend, workers)
+
+    async def probe() -> None:
+        await workers.run(backend.generate, BASE_MODEL, [_READY], Sampling(max_tokens=1))
+
+    async def close() -> None:
+        await asyncio.to_thread(workers.close)
+
+    return Service(
+        name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+        register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
+        probe=probe,
+        close=close,
+    )
+
+
+def main() -> None:
+    settings = GenerationSettings()
+    serve(lambda: service(settings), settings.address)
+
+
+if __name__ == "__main__":
+    main()

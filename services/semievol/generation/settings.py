@@ -1,0 +1,50 @@
+"""What the generation service can be told from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GenerationSettings(BaseSettings):
+    """Environment variables SEMIEVOL_GENERATION_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="SEMIEVOL_GENERATION_", frozen=True)
+
+    address: str = "127.0.0.1:50053"
+    """Where `python -m semievol.generation.server` listens: on loopback, the third of the suite's customary ports."""
+
+    backend: Literal["transformers", "fake"] = "transformers"
+    """What answers; `fake` is for tests."""
+
+    model: str = "bundled:smollm2-135m"
+    """The base model: a directory, a hub id or bundled:NAME. The default needs no network: an installed package carries it."""
+
+    store: str = "artifacts"
+    """URI of the artifact store that adapters are fetched from."""
+
+    cache: Path = Path("cache")
+    """Where bundled models are prepared, once, and adapters are unpacked."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights. `auto`: bfloat16 where the hardware multiplies it, else float32, since a CPU with AVX-512 but without its bf16
+    instructions was four times slower in bfloat16 (benchmarks/generation_service.py)."""
+
+    adapter_mode: Literal["auto", "merged", "switched"] = "auto"
+    """`merged`: a copy of the weights per adapter, at the base model's speed. `switched`: one copy, the adapters computed beside it.
+    `auto`: merged on a CPU, where the extra products cost a sixth to a third; switched on a GPU, where memory is dear."""
+
+    merged_models: int = Field(default=3, ge=1)
+    """Merged copies kept in memory, the least recently used going first: the warm, the evolved and a served one."""
+
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Padded prompt tokens in one forward pass. On a CPU the speed is flat from 2048 on, and replies are decoded faster in wide batches."""
+
+    max_waiting_count: int = Field(default=64, ge=0)
+    """Calls that may wait for the model; one more is told to come back (RESOURCE_EXHAUSTED). 64 pages are some minutes on a CPU."""

@@ -1,0 +1,143 @@
+"""Plain values <-> messages of semievol.generation.v1; used by the servicer and the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from semievol.algorithm.types import Message
+from semievol.common.v1 import chat_pb2
+from semievol.generation.v1 import generation_service_pb2 as pb
+from semievol.ports import (
+    BASE_MODEL,
+    ChatDelta,
+    Completion,
+    FinishReason,
+    Generation,
+    ModelInfo,
+    Prompt,
+    Sampling,
+    Score,
+    ScoreRequest,
+)
+
+_FINISH = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
+_FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
+
+
+def model_name(name: str) -> str:
+    return name or BASE_MODEL
+
+
+def sampling(message: pb.Sampling) -> Sampling:
+    """Fields that are zero take their documented defaults; wrong ones stay, for the core to refuse."""
+    default = Sampling()
+    return Sampling(
+        n=message.sample_count or default.n,
+        temperature=message.temperature,
+        top_p=message.top_p or default.top_p,
+        max_tokens=message.max_tokens or default.max_tokens,
+        stop=tuple(message.stop),
+    )
+
+
+def sampling_message(value: Sampling) -> pb.Sampling:
+    return pb.Sampling(
+        sample_count=value.n, temperature=value.temperature, top_p=value.top_p, max_tokens=value.max_tokens, stop=value.stop
+    )
+
+
+def prompt(message: pb.Prompt) -> Prompt:
+    return Prompt(message.id, _messages(message.messages), tuple(message.seeds))
+
+
+def prompt_message(value: Prompt) -> pb.Prompt:
+    return pb.Prompt(id=value.id, messages=_message_list(value.messages), seeds=value.seeds)
+
+
+def generation(message: pb.Generation) -> Generation:
+    completions = tuple(
+        Completion(one.text, _texts(one.tokens), _logprobs(one.tokens), _FINISH_BACK[one.finish_reason])
+        for one in message.completions
+    )
+    return Generation(message.id, completions, message.prompt_token_count)
+
+
+def generation_message(value: Generation) -> pb.Generation:
+    completions = [
+        pb.Completion(text=one.text, tokens=_tokens(one.tokens, one.token_logprobs), finish_reason=_FINISH[one.finish_reason])
+        for one in value.completions
+    ]
+    return pb.Generation(id=value.id, completions=completions, prompt_token_count=value.prompt_tokens)
+
+
+def score_request(message: pb.ScoreItem) -> ScoreRequest:
+    return ScoreRequest(message.id, _messages(message.messages), message.response)
+
+
+def score_item(value: ScoreRequest) -> pb.ScoreItem:
+    return pb.ScoreItem(id=value.id, messages=_message_list(value.messages), response=value.response)
+
+
+def score(message: pb.ScoreResult) -> Score:
+    return Score(message.id, _texts(message.tokens), _logprobs(message.tokens))
+
+
+def score_message(value: Score) -> pb.ScoreResult:
+    return pb.ScoreResult(id=value.id, tokens=_tokens(value.tokens, value.token_logprobs))
+
+
+def delta(message: pb.ChatResponse) -> ChatDelta:
+    return ChatDelta(
+        text=message.text,
+        tokens=_texts(message.tokens),
+        token_logprobs=_logprobs(message.tokens),
+        finish_reason=_FINISH_BACK.get(message.finish_reason),
+        prompt_tokens=message.prompt_token_count,
+    )
+
+
+def delta_message(value: ChatDelta, model: ModelInfo) -> pb.ChatResponse:
+    return pb.ChatResponse(
+        text=value.text,
+        tokens=_tokens(value.tokens, value.token_logprobs),
+        finish_reason=_FINISH[value.finish_reason] if value.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
+        model=identity(model),
+        prompt_token_count=value.prompt_tokens,
+    )
+
+
+def identity(model: ModelInfo) -> chat_pb2.ModelIdentity:
+    return chat_pb2.ModelIdentity(
+        name=model.name,
+        base=model.base,
+        base_sha256=model.base_sha256,
+        adapter=model.adapter,
+        adapter_sha256=model.adapter_sha256,
+        max_model_tokens=model.max_model_tokens,
+    )
+
+
+def model_info(message: chat_pb2.ModelIdentity) -> ModelInfo:
+    return ModelInfo(
+        message.name, message.base, message.base_sha256, message.adapter, message.adapter_sha256, message.max_model_tokens
+    )
+
+
+def _messages(messages: Iterable[chat_pb2.Message]) -> tuple[Message, ...]:
+    return tuple(Message(one.role, one.content) for one in messages)
+
+
+def _message_list(messages: Iterable[Message]) -> list[chat_pb2.Message]:
+    return [chat_pb2.Message(role=one.role, content=one.content) for one in messages]
+
+
+def _tokens(texts: Sequence[str], logprobs: Sequence[float]) -> list[pb.Token]:
+    return [pb.Token(text=text, logprob=logprob) for text, logprob in zip(texts, logprobs, strict=True)]
+
+
+def _texts(tokens: Iterable[pb.Token]) -> tuple[str, ...]:
+    return tuple(token.text for token in tokens)
+
+
+def _logprobs(tokens: Iterable[pb.Token]) -> tuple[float, ...]:
+    return tuple(token.logprob for token in tokens)
