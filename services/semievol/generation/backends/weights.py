@@ -132,6 +132,7 @@ class SwitchedWeights:
         if self._peft is None:
             return
         if self._internal:
+            self._peft.base_model.set_adapter(next(iter(self._internal.values())))
             self._peft.delete_adapter(internal)
         else:
             self._peft.unload()  # the last one: plain layers again
