@@ -10,9 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from semievol.common import errors
 from semievol.launchers.entrypoint import Emit
+
+if TYPE_CHECKING:
+    from semievol.ports import Cancel
 
 
 def succeed(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
