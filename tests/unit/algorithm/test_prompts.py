@@ -62,17 +62,23 @@ def test_a_free_form_question(task: Task, wording: str) -> None:
 
 
 def test_references_are_worked_examples_in_a_system_message() -> None:
-    assert rendered(reference_prompt(ROW, [REFERENCE, REFERENCE], WORDS)) == (
+    other = Row("l2", "Which is white?", ("Snow", "Blood", "Coal"), answer="A")
+    assert rendered(reference_prompt(ROW, [REFERENCE, other], LETTER)) == (
         "[system]\n"
         "You are an expert on this kind of question. These were answered correctly:\n"
         "\n"
         "Question: Which is green?\n"
-        "Options: Grass, Blood\n"
-        "Answer: Grass\n"
+        "Options:\n"
+        "A. Grass\n"
+        "B. Blood\n"
+        "Answer: A\n"
         "\n"
-        "Question: Which is green?\n"
-        "Options: Grass, Blood\n"
-        "Answer: Grass\n" + rendered(plain_prompt(ROW, WORDS))
+        "Question: Which is white?\n"
+        "Options:\n"
+        "A. Snow\n"
+        "B. Blood\n"
+        "C. Coal\n"
+        "Answer: A\n" + rendered(plain_prompt(ROW, LETTER))
     )
 
 
