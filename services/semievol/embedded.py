@@ -18,12 +18,13 @@ import threading
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import filelock
 
 from semievol.common import errors
 from semievol.common.grpc_server import Server, Service
+from semievol.ports import Launcher
 
 T = TypeVar("T")
 
@@ -46,17 +47,19 @@ class EmbeddedSettings:
 class Embedded:
     """Starts the services when entered and stops them when left. `addresses`: service -> host:port.
 
-    `controller_only`: just the controller, to read state; it takes no lock and drives nothing.
+    `only`: one service alone, of those that need no other: the controller, to read state, or generation, to ask a model. It takes no
+    lock, and nobody else finds it.
     """
 
-    def __init__(self, settings: EmbeddedSettings, *, controller_only: bool = False) -> None:
+    def __init__(self, settings: EmbeddedSettings, *, only: Literal["", "controller", "generation"] = "") -> None:
         self._settings = settings
-        self._controller_only = controller_only
+        self._only = only
         self._home = settings.home.expanduser().absolute()
         self._lock = filelock.FileLock(self._home / "lock")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._servers: list[Server] = []
+        self._jobs: Launcher | None = None
         self._addresses: dict[str, str] = {}
 
     @property
@@ -68,8 +71,8 @@ class Embedded:
         self._prepare_home()
         self._thread.start()
         try:
-            if self._controller_only:
-                self._start("controller", self._controller())
+            if self._only:
+                self._start(self._only, self._controller() if self._only == "controller" else self._generation())
             else:
                 self._start_all()
                 self._publish_addresses()
@@ -86,7 +89,7 @@ class Embedded:
     def _prepare_home(self) -> None:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-            if not self._controller_only:
+            if not self._only:
                 self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             holder = read_addresses(self._home)
@@ -156,18 +159,17 @@ class Embedded:
             resume_on_start=False,
         )
 
-    def _launcher(self) -> Any:
+    def _launcher(self) -> Launcher:
         from semievol.controller import server
 
-        if not hasattr(self, "_jobs"):
+        if self._jobs is None:
             self._jobs = server.launcher(self._controller_settings())
         return self._jobs
 
     def _start(self, name: str, service: Service) -> None:
         port = self._settings.port + SERVICES.index(name) if self._settings.port else 0
-        server = Server([service], f"127.0.0.1:{port}")
+        server = self._run(_serving(service, f"127.0.0.1:{port}"), _START_S)
         self._servers.append(server)
-        self._run(server.start(), _START_S)
         self._addresses[name] = server.address
 
     def _stop(self) -> None:
@@ -177,7 +179,7 @@ class Embedded:
         for server in reversed(self._servers):  # the controller first: it uses the others
             with contextlib.suppress(Exception):
                 self._run(server.stop(), _STOP_S)
-        if hasattr(self, "_jobs"):
+        if self._jobs is not None:
             self._jobs.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -202,6 +204,13 @@ class Embedded:
         scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
         scratch.write_text(json.dumps(body))
         scratch.replace(self._home / _ADDRESSES)
+
+
+async def _serving(service: Service, address: str) -> Server:
+    """A started server. It belongs to the event loop on which it is made."""
+    server = Server([service], address)
+    await server.start()
+    return server
 
 
 _ADDRESSES = "services.json"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.algorithm.prompts import plain_prompt
 from semievol.algorithm.types import Message, Row, TaskType
-from semievol.cli.connect import controller, find_model, suite
+from semievol.cli.connect import controller, find_model, generation
 from semievol.cli.options import Target
 from semievol.cli.runfiles import read_run_file
 from semievol.client.controller import ControllerClient
@@ -81,7 +81,7 @@ def served(target: Target, wanted: Wanted, address: str, *, base: bool) -> Itera
 
     with contextlib.ExitStack() as stack:
         if not address:
-            address = stack.enter_context(suite(target.home, wanted.model.base, "", "inline")).addresses["generation"]
+            address = stack.enter_context(generation(target.home, wanted.model.base))
         client = stack.enter_context(contextlib.closing(GenerationClient(address)))
         if base:
             yield client, next(model for model in client.models() if model.name == BASE_MODEL)
@@ -107,8 +107,8 @@ def ask(
     return Completion(text, tuple(tokens), tuple(logprobs), reason)
 
 
-def reply_json(reply: Completion, model: ModelInfo) -> dict[str, Any]:
-    """`mean_nll` in nats per token, null for a reply without tokens."""
+def reply_json(reply: Completion, name: str, model: ModelInfo) -> dict[str, Any]:
+    """`name`: the registered model's, or `base`. `mean_nll`: nats per token, null for a reply without tokens."""
     count = len(reply.token_logprobs)
     return {
         "text": reply.text,
@@ -116,7 +116,7 @@ def reply_json(reply: Completion, model: ModelInfo) -> dict[str, Any]:
         "mean_nll": -sum(reply.token_logprobs) / count if count else None,
         "finish_reason": reply.finish_reason.value,
         "model": {
-            "name": model.name,
+            "name": name,
             "base": model.base,
             "base_sha256": model.base_sha256,
             "adapter": model.adapter or None,

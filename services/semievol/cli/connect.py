@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,11 @@ def controller(target: Target) -> Iterator[Connection]:
         with ControllerClient(address, deadline_s=60.0) as client:
             yield Connection(client, works=True)
         return
-    output.quiet_libraries()
+    output.log_to_stderr()
     from semievol.embedded import Embedded, EmbeddedSettings
 
     with (
-        Embedded(EmbeddedSettings(home=target.home), controller_only=True) as embedded,
+        Embedded(EmbeddedSettings(home=target.home), only="controller") as embedded,
         ControllerClient(embedded.addresses["controller"]) as client,
     ):
         yield Connection(client, works=False)
@@ -94,7 +94,7 @@ def working_controller(target: Target, instead: str) -> Iterator[ControllerClien
 
 @contextlib.contextmanager
 def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Suite]:
-    """The running services of this home if there are any, else services in this process. An empty `embedding` means any.
+    """The running services of this home if there are any, else services in this process.
 
     Raises Conflict (they serve other models), Busy (another process holds the home).
     """
@@ -103,20 +103,37 @@ def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Sui
         _check_models(home, record, {"model": model, "embedding": embedding})
         yield Suite(record["addresses"], here=False)
         return
-    output.quiet_libraries()
-    output.note(f"Starting the services with {model} (a bundled model is prepared on first use, which takes about a minute) ...")
     from semievol.embedded import Embedded, EmbeddedSettings
 
-    settings = EmbeddedSettings(home=home, model=model, launcher=launcher)
-    if embedding:
-        settings = replace(settings, embedding=embedding)
-    with Embedded(settings) as embedded:
+    _announce_start("the services", model)
+    with Embedded(EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher)) as embedded:
         yield Suite(embedded.addresses, here=True)
+
+
+@contextlib.contextmanager
+def generation(home: Path, model: str) -> Iterator[str]:
+    """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict."""
+    record = live_suite(home)
+    if record is not None:
+        _check_models(home, record, {"model": model})
+        yield record["addresses"]["generation"]
+        return
+    from semievol.embedded import Embedded, EmbeddedSettings
+
+    _announce_start("the generation service", model)
+    with Embedded(EmbeddedSettings(home=home, model=model), only="generation") as embedded:
+        yield embedded.addresses["generation"]
+
+
+def _announce_start(what: str, model: str) -> None:
+    output.log_to_stderr()
+    first = " (prepared on first use, which takes about a minute)" if model.startswith("bundled:") else ""
+    output.note(f"Starting {what} with {model}{first} ...")
 
 
 def _check_models(home: Path, record: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
     for key, model in wanted.items():
-        if model and record.get(key, model) != model:
+        if record.get(key, model) != model:
             raise errors.Conflict(
                 f"The running services of {home} serve {record[key]}, not {model}. Stop them, or use another --home.", field=key
             )

@@ -14,10 +14,10 @@ from semievol.controller.v1 import controller_service_pb2 as pb
 TERMINAL = (pb.STATE_SUCCEEDED, pb.STATE_FAILED, pb.STATE_CANCELLED)
 
 
-def wait_for_end(client: ControllerClient, run_id: str) -> pb.Run:
-    """Shows a run's events until it ends; the run as it ended. Raises what it failed with, Cancelled."""
-    follow(client.watch(run_id))
-    run = client.get_run(run_id)
+def wait_for_end(client: ControllerClient, run: pb.Run) -> pb.Run:
+    """Shows what happens since the run last started, until it ends; the run as it ended. Raises what it failed with, Cancelled."""
+    follow(client.watch(run.id, run.last_start_number))
+    run = client.get_run(run.id)
     raise_if_failed(run)
     return run
 

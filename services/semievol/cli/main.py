@@ -37,6 +37,16 @@ COMMANDS = {
 }
 
 
+# read by libraries when they are loaded: none of them writes bars or logs of its own between a command's lines
+LIBRARY_SETTINGS = {
+    "GRPC_VERBOSITY": "NONE",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM: ends a command the way Ctrl-C does, but for the exit code."""
 
@@ -102,6 +112,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main() -> NoReturn:
     """The console script."""
+    for name, value in LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminate)
     cli.main()
     raise AssertionError("unreachable")

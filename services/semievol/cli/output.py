@@ -66,16 +66,8 @@ class _Stderr(logging.Handler):
             click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
-def quiet_libraries() -> None:
-    """Before heavy libraries are loaded into this process: their warnings come as single lines, their progress bars not at all."""
-    for name, value in {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-        "GRPC_VERBOSITY": "ERROR",
-    }.items():
-        os.environ.setdefault(name, value)
+def log_to_stderr() -> None:
+    """Warnings of services in this process become single lines."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
-        handler = _Stderr(logging.WARNING)
-        root.addHandler(handler)
+        root.addHandler(_Stderr(logging.WARNING))

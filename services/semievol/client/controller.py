@@ -81,7 +81,7 @@ class ControllerClient:
 
         A controller that goes away is waited for, and the stream goes on with the next event: nothing is lost or doubled.
         """
-        number, lost_at = start_number, None
+        number, lost_at = max(1, start_number), None
         while True:
             request = pb.WatchRunRequest(run=run, start_number=number)
             try:

@@ -37,7 +37,10 @@ class StepView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as users see it; `state`: running | succeeded | failed | cancelled. `result` is what `run --json` prints."""
+    """A run as users see it; `state`: running | succeeded | failed | cancelled. `result` is what `run --json` prints.
+
+    `last_start_number`: number of the event with which it last started.
+    """
 
     record: RunRecord
     state: str
@@ -45,6 +48,7 @@ class RunView:
     error: str = ""
     error_class: str = ""
     result: Mapping[str, Any] | None = None
+    last_start_number: int = 0
 
 
 class Controller:
@@ -112,7 +116,8 @@ class Controller:
         views = [_step_view(step, state, reused, failed, driver) for step in steps]
         error = next((event for event in reversed(session) if event["type"] == "run_failed"), {})
         outcome = result(self._world.artifacts, record, state, steps, reused, self.directory_of)
-        return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome)
+        start = session[0]["number"] if session else 0
+        return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome, start)
 
     def runs(self) -> list[RunView]:
         """All runs, newest first, without steps."""

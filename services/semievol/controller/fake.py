@@ -65,7 +65,7 @@ def succeeded(spec: RunSpec) -> ScriptedRun:
         pb.RunEvent(number=5, model_registered=pb.ModelRegistered(model=model)),
         pb.RunEvent(number=6, run_succeeded=pb.RunSucceeded()),
     ]
-    run = pb.Run(id=run_id, state=pb.STATE_SUCCEEDED, spec=spec_to_wire(spec), steps=steps)
+    run = pb.Run(id=run_id, state=pb.STATE_SUCCEEDED, spec=spec_to_wire(spec), steps=steps, last_start_number=1)
     run.result_json = json.dumps(example_result(run_id, model))
     run.create_time.FromSeconds(1_760_000_000)
     return ScriptedRun(run, events, {"1/warm": ("job-warm-1", ["training", "trained"])})

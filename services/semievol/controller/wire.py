@@ -86,6 +86,7 @@ _STATES = {
 
 def run_to_wire(view: RunView) -> pb.Run:
     run = pb.Run(id=view.record.id, state=_STATES[view.state], error=view.error, error_class=view.error_class)
+    run.last_start_number = view.last_start_number
     run.spec.CopyFrom(spec_to_wire(view.record.spec))
     run.steps.extend(step_to_wire(step) for step in view.steps)
     run.create_time.FromMicroseconds(int(view.record.create_time * 1e6))

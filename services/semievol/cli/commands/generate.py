@@ -80,8 +80,9 @@ def generate(
     show = None if as_json else lambda piece: click.echo(piece, nl=False)
     with asking.served(target, wanted, generation, base=base) as (client, served):
         reply = asking.ask(client, served, Prompt("prompt", messages, seeds), sampling, show)
+    name = "base" if base else wanted.model.name
     if as_json:
-        output.json_line(asking.reply_json(reply, served))
+        output.json_line(asking.reply_json(reply, name, served))
     else:
         output.data("")
-        output.note(f"[{served.name} on {served.base}: {len(reply.tokens)} tokens, {reply.finish_reason}]")
+        output.note(f"[{name}{'' if base else ' on'} {served.base}: {len(reply.tokens)} tokens, {reply.finish_reason}]")

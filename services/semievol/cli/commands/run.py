@@ -39,5 +39,5 @@ def run(run_file: Path, home: Path, launcher: str, as_json: bool) -> None:
                 output.note(
                     f"It goes on in the running services if this command ends; stop it with: semievol cancel {submitted.id}"
                 )
-            ended = wait_for_end(client, submitted.id)
+            ended = wait_for_end(client, submitted)
     show_result(ended, as_json=as_json)

@@ -132,7 +132,7 @@ def watch(run: str, target: Target, as_json: bool) -> None:
                 output.json_line(plain.event(event))
             raise_if_failed(connection.client.get_run(found.id))
             return
-        ended = wait_for_end(connection.client, found.id)
+        ended = wait_for_end(connection.client, found)
     show_result(ended, as_json=False)
 
 

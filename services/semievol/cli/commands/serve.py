@@ -31,7 +31,7 @@ def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_j
 
     Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
     """
-    output.quiet_libraries()
+    output.log_to_stderr()
     output.note(f"Starting the services with {model} ...")
     try:
         _serve(model, embedding, port, home, launcher, as_json)

@@ -486,6 +486,7 @@ class Run(_message.Message):
     ERROR_CLASS_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_START_NUMBER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id: the name and the beginning of its spec's hash."""
     state: Global___State.ValueType
@@ -496,6 +497,8 @@ class Run(_message.Message):
     """The class of what went wrong (semievol.common.errors), if failed."""
     result_json: _builtins.str
     """The result as JSON (docs/run-file.md describes it); empty until something is known."""
+    last_start_number: _builtins.int
+    """Number of the event with which it last started: where to watch from for what is new. 0 in ListRuns."""
     @_builtins.property
     def spec(self) -> Global___RunSpec:
         """What is to be done."""
@@ -519,10 +522,11 @@ class Run(_message.Message):
         error_class: _builtins.str = ...,
         result_json: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        last_start_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "error_class", b"error_class", "id", b"id", "result_json", b"result_json", "spec", b"spec", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "error_class", b"error_class", "id", b"id", "last_start_number", b"last_start_number", "result_json", b"result_json", "spec", b"spec", "state", b"state", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
