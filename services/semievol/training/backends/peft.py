@@ -2,8 +2,8 @@
 
 The result is that of the plainest loop: AdamW steps on the mean loss over all response tokens of `batch_size x gradient_accumulation`
 examples. Time is saved where it cannot show: an update's examples share few padded passes, the prefix that their prompts have in
-common (system message, instruction) is computed once a pass and its gradient flows back through the attention cache, logits are
-made at response positions only, and activations are kept, not recomputed.
+common (system message, instruction) is computed once a pass on a CPU and its gradient flows back through the attention cache, logits
+are made at response positions only, and activations are kept, not recomputed.
 
     n  examples of a pass    p  shared prefix tokens    L  longest rest    R  longest response    V  vocabulary
 """
@@ -51,7 +51,9 @@ class PeftRun:
         self.model = adapted_model(base, spec, self._device, self._dtype)
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._share_prefix = not options.gradient_checkpointing and _plain_cache(self.model)
+        # A GPU waits for kernel launches with small models, and a pass for the prefix doubles them: sharing halved its speed.
+        cpu = self._device.type == "cpu"
+        self._share_prefix = cpu and not options.gradient_checkpointing and _plain_cache(self.model)
         self._parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
         warmup = math.ceil(self._total * spec.warmup_ratio)
