@@ -450,3 +450,7 @@ class Launcher(Protocol):
     def cancel(self, name: str) -> None:
         """Asks the job to stop (SIGTERM), then makes it stop; returns when it no longer runs. An unknown job is no error."""
         ...
+
+    def close(self) -> None:
+        """Cancels all jobs of this process and waits for them."""
+        ...

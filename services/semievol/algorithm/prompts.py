@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from semievol.algorithm.answers import canonical_answer, target_text
 from semievol.algorithm.types import AnswerForm, Candidate, Message, Row, Task, TaskType
@@ -26,7 +27,7 @@ def instruction(task: Task) -> str:
 def question_text(row: Row, task: Task) -> str:
     """The question with its options, lettered where a letter is asked for."""
     lines = [f"Question: {row.question}"]
-    if task.type is TaskType.CHOICE:
+    if task.type is TaskType.CHOICE and row.options:
         if task.answer is AnswerForm.LETTER:
             lines += ["Options:", *(f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(row.options))]
         elif any("," in option for option in row.options):
@@ -59,9 +60,15 @@ def reference_prompt(row: Row, references: Sequence[Row], task: Task) -> tuple[M
     """t_j with the references N(t_j) as worked examples (Eq. 3-4); without references it is the plain prompt."""
     if not references:
         return plain_prompt(row, task)
-    examples = "\n\n".join(f"{question_text(reference, task)}\n{response_text(reference, task)}" for reference in references)
+    examples = "\n\n".join(_worked_example(reference, row, task) for reference in references)
     system = f"You are an expert on this kind of question. These were answered correctly:\n\n{examples}"
     return (Message("system", system), *plain_prompt(row, task))
+
+
+def _worked_example(reference: Row, row: Row, task: Task) -> str:
+    """Options that the asked row repeats anyway are left out where answers are their words: a third of the prompt for a classifier."""
+    repeated = task.answer is AnswerForm.TEXT and reference.options == row.options
+    return f"{question_text(replace(reference, options=()) if repeated else reference, task)}\n{response_text(reference, task)}"
 
 
 def judge_prompt(row: Row, candidates: Sequence[Candidate], task: Task) -> tuple[Message, ...]:

@@ -114,12 +114,19 @@ def identity(model: ModelInfo) -> chat_pb2.ModelIdentity:
         adapter=model.adapter,
         adapter_sha256=model.adapter_sha256,
         max_model_tokens=model.max_model_tokens,
+        engine=model.engine,
     )
 
 
 def model_info(message: chat_pb2.ModelIdentity) -> ModelInfo:
     return ModelInfo(
-        message.name, message.base, message.base_sha256, message.adapter, message.adapter_sha256, message.max_model_tokens
+        message.name,
+        message.base,
+        message.base_sha256,
+        message.adapter,
+        message.adapter_sha256,
+        message.max_model_tokens,
+        message.engine,
     )
 
 

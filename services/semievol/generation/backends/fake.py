@@ -59,7 +59,9 @@ class FakeEngine:
     ) -> None:
         self._script = script
         self._adapters = Adapters(artifacts, cache / "adapters", base)
-        self._base = ModelInfo(BASE_MODEL, base, sha256_hex(f"fake {base}".encode()), max_model_tokens=max_model_tokens)
+        self._base = ModelInfo(
+            BASE_MODEL, base, sha256_hex(f"fake {base}".encode()), max_model_tokens=max_model_tokens, engine="fake"
+        )
         self._empty_share = empty_share
         self._calls_left = fails_after
 

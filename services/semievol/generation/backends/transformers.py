@@ -76,6 +76,7 @@ class TransformersEngine:
             reference,
             local.sha256,
             max_model_tokens=int(getattr(config, "max_position_embeddings", 0) or _UNKNOWN_LENGTH),
+            engine=f"transformers/{str(model.dtype).removeprefix('torch.')}/{adapter_mode}/{model.device.type}",
         )
         self._vocabulary = int(config.vocab_size)
         self._can_share = batches.can_share(config)
