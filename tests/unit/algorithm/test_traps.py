@@ -245,9 +245,11 @@ def test_trap_6_an_unlabeled_answer_changes_no_verdict_no_selection_and_no_train
         selection = select(entropies, 50)
         selected = semievol.pseudo_labeled([row], {row.id: verdict}, selection)
         examples = semievol.training_examples(semievol.evolution_rows([], selected), TASK)
-        results.append((verdict, entropies, selection, examples))
+        pseudo = [(one.answer, one.response, one.source) for one in selected]
+        results.append((verdict, entropies, selection, examples, pseudo))
     assert results[0] == results[1] == results[2]
     assert results[0][3][0].completion == "Answer: B"
+    assert results[0][4] == [("B", "Answer: B", "pseudo")]
     assert SECRET not in repr(results[0])
 
 
