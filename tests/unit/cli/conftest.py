@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from semievol.cli.main import cli
-from semievol.common.grpc_server import Server
 from semievol.controller.fake import FakeControllerServicer, service
+
+from tests.running import running
 
 RUN_FILE = """\
 name: demo
@@ -24,43 +26,24 @@ task: {type: choice, answer: text}
 """
 
 
+@dataclass(frozen=True)
 class Served:
-    """A fake controller behind a real server on port 0, on an event loop of its own."""
+    """A fake controller behind a real server on port 0."""
 
-    def __init__(self, servicer: FakeControllerServicer) -> None:
-        self.servicer = servicer
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
-        self.address = self._server.address
-        return self
-
-    async def _start(self) -> Server:
-        server = Server([service(self.servicer)])  # belongs to the loop that it is made on
-        await server.start()
-        return server
-
-    def __exit__(self, *error: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(1.0), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+    servicer: FakeControllerServicer
+    address: str
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
     """Serves a fake controller made from the arguments."""
-    running: list[Served] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(*args: object, **kwargs: object) -> Served:
-        running.append(Served(FakeControllerServicer(*args, **kwargs)).__enter__())
-        return running[-1]
+        def start(*args: Any, **kwargs: Any) -> Served:
+            servicer = FakeControllerServicer(*args, **kwargs)
+            return Served(servicer, stack.enter_context(running(service(servicer))))
 
-    yield start
-    for served in running:
-        served.__exit__()
+        yield start
 
 
 @pytest.fixture

@@ -359,3 +359,12 @@ def test_an_unexpected_error_is_our_bug_and_shows_no_traceback(capsys: pytest.Ca
 def test_a_disk_error_is_74(capsys: pytest.CaptureFixture[str]) -> None:
     assert failures.report(OSError(28, "No space left on device", "/x")) == 74
     assert "/x: No space left on device" in capsys.readouterr().err
+
+
+def test_state_is_read_without_running_services(invoke: Invoke, home: Path) -> None:
+    """The embedded controller alone, over an empty home."""
+    assert invoke("status", "--home", home).stdout == "No runs yet.\n"
+    assert json.loads(invoke("models", "list", "--home", home, "--json").stdout) == {"models": [], "aliases": []}
+    unknown = invoke("watch", "nix", "--home", home)
+    assert unknown.exit_code == 64
+    assert "there are none yet" in unknown.stderr

@@ -1,0 +1,113 @@
+"""Asking a model: from an alias to the reply, through a fake controller and the fake engine behind real servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from semievol.algorithm.types import Message
+from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.server import service
+from semievol.generation.settings import GenerationSettings
+from semievol.ports import ModelInfo
+
+from tests.running import running
+from tests.unit.cli.conftest import Served
+
+Invoke = Callable[..., Result]
+
+
+class EchoEngine(FakeEngine):
+    """Says which weights were asked what; takes any adapter for servable."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda model, messages, seed: _echo(model, messages, seed), base="bundled:smollm2-135m")
+        self.loaded: list[ModelInfo] = []
+
+    def models(self) -> list[ModelInfo]:
+        return [*super().models(), *self.loaded]
+
+    def load_adapter(self, name: str, uri: str) -> ModelInfo:
+        self.loaded.append(ModelInfo(name, "bundled:smollm2-135m", "ab", uri, "cd"))
+        return self.loaded[-1]
+
+
+def _echo(model: str, messages: Sequence[Message], seed: int) -> str:
+    said = "|".join(f"{message.role}:{message.content}" for message in messages)
+    return f"<{model.partition('-')[0]} {seed}> {said}"
+
+
+@pytest.fixture
+def asked(running_home: Path, run_file: Path, invoke: Invoke) -> Iterator[Callable[..., Result]]:
+    """Asks in a home with one finished run, `demo`."""
+    assert invoke("submit", "-f", run_file, "--home", running_home).exit_code == 0
+    assert invoke("models", "promote", "demo-evolved-abc123", "demo", "--home", running_home).exit_code == 0
+    with running(service(GenerationSettings(backend="fake"), EchoEngine())) as address:
+        record = json.loads((running_home / "services.json").read_text())
+        record["addresses"]["generation"] = address
+        (running_home / "services.json").write_text(json.dumps(record))
+        yield lambda *args, **kwargs: invoke("generate", "--home", running_home, *args, **kwargs)
+
+
+def test_the_reply_goes_to_stdout_alone(asked: Invoke) -> None:
+    result = asked("--model", "demo", "Hello", "there")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "<adapter 0> user:Hello there\n"
+    assert "demo-evolved-abc123 on bundled:smollm2-135m" in result.stderr
+
+
+def test_the_only_alias_needs_no_name(asked: Invoke) -> None:
+    assert asked("Hello").stdout == "<adapter 0> user:Hello\n"
+
+
+def test_json_says_how_sure_the_model_was_and_which_weights_wrote(asked: Invoke) -> None:
+    body = json.loads(asked("Hello", "--json").stdout)
+    assert body["text"] == "<adapter 0> user:Hello"
+    assert body["tokens"] == 3
+    assert 0 < body["mean_nll"] <= 3
+    assert body["model"]["name"] == "demo-evolved-abc123"
+    assert body["model"]["adapter"] == f"artifact:{'2' * 64}"
+    assert body["model"]["adapter_sha256"] == "cd"
+
+
+def test_the_base_can_be_asked_for_comparison(asked: Invoke) -> None:
+    assert asked("--base", "Hello").stdout == "<base 0> user:Hello\n"
+    assert json.loads(asked("--base", "Hello", "--json").stdout)["model"]["adapter"] is None
+
+
+def test_a_run_file_puts_the_prompt_into_the_trained_form(asked: Invoke, run_file: Path) -> None:
+    reply = asked("-f", run_file, "Where is it?").stdout
+    assert "Question: Where is it?" in reply
+    assert "Options: here, there" in reply
+
+
+def test_options_may_be_given_by_hand(asked: Invoke) -> None:
+    assert "Options: up, down" in asked("--as-question", "--option", "up", "--option", "down", "Where?").stdout
+    assert asked("--option", "up", "Where?").exit_code == 2
+    missing = asked("--as-question", "Where?")
+    assert missing.exit_code == 64
+    assert "--option" in missing.stderr
+
+
+def test_the_prompt_may_come_from_stdin(asked: Invoke) -> None:
+    assert asked("-", input="From a pipe\n").stdout == "<adapter 0> user:From a pipe\n"
+
+
+def test_a_system_message_and_a_seed_reach_the_model(asked: Invoke) -> None:
+    reply = asked("--system", "Be brief.", "--temperature", "1", "--seed", "7", "Hello").stdout
+    assert reply == "<adapter 7> system:Be brief.|user:Hello\n"
+
+
+def test_an_unknown_alias_names_the_nearest(asked: Invoke) -> None:
+    result = asked("--model", "demmo", "Hello")
+    assert result.exit_code == 64
+    assert "did you mean demo" in result.stderr
+
+
+def test_a_home_without_models_says_where_they_come_from(invoke: Invoke, served: Served, home: Path) -> None:
+    result = invoke("generate", "--address", served.address, "--generation", "127.0.0.1:1", "--home", home, "Hello")
+    assert result.exit_code == 64
+    assert "semievol run" in result.stderr
