@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,6 +65,8 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):
             click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+            if record.exc_info and os.environ.get("SEMIEVOL_DEBUG"):
+                click.echo("".join(traceback.format_exception(*record.exc_info)), err=True, nl=False)
 
 
 def log_to_stderr() -> None:
