@@ -22,7 +22,6 @@ PIECE_BYTES = 1 << 20  # UploadDataRequest.data: at most 1 MiB
 _STREAM_DEADLINE_S = 3600.0  # a watch that is older than this is opened anew
 _RECONNECT_S = 60.0  # how long a watch outlives a controller that does not answer
 _UPLOAD_DEADLINE_S = 3600.0
-_TERMINAL = ("run_succeeded", "run_failed", "run_cancelled")
 
 
 class ControllerClient:
@@ -90,9 +89,7 @@ class ControllerClient:
                     lost_at = None
                     number = max(number, event.number + 1)
                     yield event
-                    if event.WhichOneof("event") in _TERMINAL:
-                        return
-                return  # the server ends a watch only after a terminal event
+                return  # the server ends a watch when the run has ended; terminal events of earlier attempts are in between
             except (errors.Unavailable, errors.DeadlineExceeded):
                 now = time.monotonic()
                 lost_at = lost_at if lost_at is not None else now

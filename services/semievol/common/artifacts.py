@@ -209,8 +209,12 @@ class Artifacts:
             return None
         return manifest if (manifest.key, manifest.shard) == (key, shard) else None
 
+    def distrust(self) -> None:
+        """Digests that were checked before are checked again: something was found damaged, or much time has passed."""
+        self._verified.clear()
+
     def _intact(self, file: File) -> bool:
-        """Whether the blob is there with its size and digest. The digest is computed once per process."""
+        """Whether the blob is there with its size and digest. The digest is computed once until `distrust`."""
         try:
             with self.store.open(blob_path(file.sha256)) as stream, _reading(file.path):
                 return file.sha256 in self._verified or self._matches(stream, file)

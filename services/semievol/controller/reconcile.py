@@ -16,7 +16,7 @@ from typing import Any
 
 from semievol.common import errors, work
 from semievol.common.artifacts import Artifacts, Manifest
-from semievol.controller.models import register_models
+from semievol.controller.models import models_of, register_models, work_seconds
 from semievol.controller.plan import StepPlan, StepState, plan
 from semievol.controller.registry import Registry
 from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore
@@ -102,7 +102,8 @@ class RunDriver:
     # -------------------------------------------------------------- from outside
 
     def start(self) -> None:
-        """Records that the run goes on, then drives it."""
+        """Records that the run goes on, then drives it. What it reuses is verified anew."""
+        self._world.artifacts.distrust()
         self._resume()
         self._thread.start()
 
@@ -181,10 +182,7 @@ class RunDriver:
         assert step.work is not None
         base = {"iteration": step.iteration, "step": step.name, "key": step.work.key}
         if step.label in self._started_here:
-            seconds = sum(
-                record["seconds"] for record in self._world.artifacts.attempts(step.work.key) if record.get("published")
-            )
-            self._record({"type": "step_succeeded", **base, "seconds": seconds})
+            self._record({"type": "step_succeeded", **base, "seconds": work_seconds(self._world.artifacts, step)})
         else:
             self._record({"type": "step_reused", **base})
         if step.work.kind == "report":
@@ -193,11 +191,10 @@ class RunDriver:
                 self._record({"type": "model_registered", "model": model.name})
 
     def _newest_model(self, steps: list[StepPlan]) -> str:
-        last = max(step.iteration for step in steps)
-        models = [
-            m for m in self._world.registry.models() if m.run == self.run.id and m.iteration == last and m.role == "evolved"
-        ]
-        return models[-1].name
+        """The evolved model of the last iteration. Its content may be known from an earlier run, under the same name."""
+        return next(
+            model.name for model in reversed(models_of(self._world.artifacts, self.run, steps)) if model.role == "evolved"
+        )
 
     # -------------------------------------------------------------- jobs
 
@@ -258,6 +255,7 @@ class RunDriver:
         tried = self._attempts[attempts] - self._first_attempts[attempts]
         retry = code not in _FINAL_CODES and tried < self._world.max_attempts
         self._manifests.clear()  # what looked intact may be what the job stumbled over
+        self._world.artifacts.distrust()
         self._record(
             {
                 "type": "step_failed",

@@ -91,7 +91,9 @@ class FakeTrainer:
         digest = sha256_hex(run.identity)
         log = {"loss": [1.0 / step for step in range(1, self._updates + 1)]}
         files: dict[str, bytes] = {
-            "adapter_config.json": canonical_json({"base_model_name_or_path": run.spec.base_model, "r": run.spec.lora_rank}),
+            "adapter_config.json": canonical_json(
+                {"peft_type": "LORA", "base_model_name_or_path": run.spec.base_model, "r": run.spec.lora_rank}
+            ),
             "adapter_model.safetensors": bytes.fromhex(digest),
             core.TRAINING_LOG: canonical_json(log),
         }

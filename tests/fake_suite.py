@@ -1,0 +1,145 @@
+"""The whole product with fake models: real servers, real gRPC, the real controller and steps; a run takes a second or two."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semievol.algorithm.types import Message
+from semievol.client.controller import ControllerClient
+from semievol.client.generation import GenerationClient
+from semievol.common.artifacts import Artifacts
+from semievol.common.keys import derive_seed
+from semievol.common.runspec import RunSpec, parse_run_spec
+from semievol.common.stores.local import LocalStore
+from semievol.controller import server as controller_server
+from semievol.controller.settings import ControllerSettings
+from semievol.embedding import server as embedding_server
+from semievol.embedding.backends.fake import FakeEmbedder
+from semievol.embedding.settings import EmbeddingSettings
+from semievol.generation import server as generation_server
+from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.settings import GenerationSettings
+from semievol.judging import server as judging_server
+from semievol.judging.settings import JudgingSettings
+from semievol.retrieval import server as retrieval_server
+from semievol.retrieval.backends.fake import FakeVectorIndex
+from semievol.retrieval.settings import RetrievalSettings
+from semievol.training import server as training_server
+from semievol.training.backends.fake import FakeTrainer
+from semievol.training.settings import TrainingSettings
+
+from tests.running import running
+
+COLOURS = ("red", "green", "blue")
+
+
+def colour_script(model: str, messages: Sequence[Message], seed: int) -> str:
+    """Colours by their name in the question. The base writes chatter; adapters are right unless a hash says otherwise (one in five,
+    another one for each seed)."""
+    question = messages[-1].content.rpartition("Question: ")[2].splitlines()[0]
+    right = next((letter for letter, colour in zip("ABC", COLOURS, strict=True) if colour in question), "A")
+    if model == "base":
+        return "I like colours."
+    wrong = derive_seed(model, question, seed) % 5 == 0
+    return f"Answer: {'ABC'[('ABC'.index(right) + wrong) % 3]}"
+
+
+@dataclass
+class Suite:
+    """A running suite. Faults are set on the fakes: `trainer`, `engine`, `index`."""
+
+    home: Path
+    engine: FakeEngine
+    trainer: FakeTrainer
+    index: FakeVectorIndex
+    client: ControllerClient
+    generation: GenerationClient
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(LocalStore(self.home / "artifacts"))
+
+    def spec(self, **changes: Any) -> RunSpec:
+        """A run over the colour data."""
+        names = {"labeled": True, "unlabeled": False, "test": True}
+        data = {role: self.client.upload(write_colours(self.home, role, answers)) for role, answers in names.items()}
+        base = {"name": "colours", "model": "fake", "embedding": "fake", "data": data, "shard_rows": 8}
+        return parse_run_spec({"collaborators": [{"model": "warm", "references": k} for k in (0, 1)]} | base | changes)
+
+    def run(self, spec: RunSpec) -> dict[str, Any]:
+        """Submits and waits for the end; the result, with `error` where it failed."""
+        run = self.client.submit(spec)
+        for _ in self.client.watch(run.id):
+            pass
+        ended = self.client.get_run(run.id)
+        result: dict[str, Any] = json.loads(ended.result_json)
+        return result | {"error": ended.error, "error_class": ended.error_class}
+
+
+def write_colours(directory: Path, role: str, answers: bool, rows: int = 20) -> Path:
+    """A CSV of questions that name a colour; those of one role differ from those of the others."""
+    lines = ["id,question,options" + (",answer" if answers else "")]
+    for number in range(rows):
+        colour = COLOURS[number % 3]
+        options = '"[""red"", ""green"", ""blue""]"'
+        answer = f",{'ABC'[number % 3]}" if answers else ""
+        lines.append(f"{role}-{number:03d},Which colour is the {colour} {role} thing {number}?,{options}{answer}")
+    file = directory / f"{role}.csv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@contextmanager
+def fake_suite(
+    home: Path,
+    script: Callable[[str, Sequence[Message], int], str] = colour_script,
+    *,
+    updates: int = 1,
+    parallelism: int = 1,
+    launcher: str = "inline",
+) -> Iterator[Suite]:
+    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product."""
+    home.mkdir(parents=True, exist_ok=True)
+    store = (home / "artifacts").as_uri()
+    artifacts = Artifacts(LocalStore(home / "artifacts"))
+    engine = FakeEngine(script, artifacts=artifacts, cache=home / "cache", base="fake")
+    trainer, index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
+    addresses: dict[str, str] = {}
+    with ExitStack() as stack:
+        addresses["embedding"] = stack.enter_context(running(embedding_server.service(EmbeddingSettings(), FakeEmbedder())))
+        addresses["retrieval"] = stack.enter_context(running(retrieval_server.service(RetrievalSettings(), index)))
+        addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine)))
+        generation = GenerationClient(addresses["generation"])
+        addresses["judging"] = stack.enter_context(running(judging_server.service(JudgingSettings(), generation)))
+        addresses["training"] = stack.enter_context(running(training_server.around(trainer, TrainingSettings())))
+        settings = ControllerSettings(
+            store=store,
+            models_directory=home / "models",
+            jobs_directory=home / "jobs",
+            launcher=launcher,
+            parallelism=parallelism,
+            poll_s=0.01,
+            resume_on_start=False,
+        )
+        jobs = controller_server.launcher(settings)
+        stack.callback(jobs.close)
+        core = controller_server.controller(settings, jobs, addresses)
+        address = stack.enter_context(running(controller_server.service(settings, core)))
+        client = ControllerClient(address)
+        stack.callback(client.close)
+        yield Suite(home, engine, trainer, index, client, generation, addresses | {"controller": address})
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Returns when the condition holds; fails the test if it never does."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
