@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from semievol.common import errors
@@ -33,6 +34,18 @@ class ServerOfVersion:
 
     def get_server_version(self, timeout: float) -> str:
         return self.version
+
+
+class DiesBeforeTheIndex(Connection):
+    """A connection that breaks between making a collection and indexing it."""
+
+    def __init__(self, whole: Connection) -> None:
+        super().__init__(whole.client, whole.where, whole.lite_path, 30.0)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "create_index":
+            raise errors.Unavailable("killed")
+        return super().call(method, *args, **kwargs)
 
 
 def test_two_processes_on_one_file_get_a_clear_error_and_closing_frees_it(tmp_path: Path) -> None:
@@ -73,20 +86,16 @@ def test_an_old_server_is_told_by_the_feature_that_it_lacks(version: str) -> Non
     assert caught.value.field == "collection.text_search"
 
 
-def test_a_collection_whose_maker_died_before_the_index_is_made_anew(tmp_path: Path) -> None:
+def test_a_collection_whose_maker_died_before_the_index_counts_as_not_there_and_is_made_anew(tmp_path: Path) -> None:
     connection = connect(str(tmp_path / "v.db"))
+    index = MilvusIndex(DiesBeforeTheIndex(connection))
+    with pytest.raises(errors.Unavailable, match="killed"):
+        index.create(CollectionSpec("half", 2))
     index = MilvusIndex(connection)
-    client = connection.client
-    schema = client.create_schema(auto_id=False)
-    from pymilvus import DataType
-
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=10)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=7)
-    client.create_collection("half", schema=schema)
     with pytest.raises(errors.NotFound):
         index.describe("half")
     index.create(CollectionSpec("half", 2))
-    assert index.describe("half").spec.dimension == 2
+    assert index.describe("half").row_count == 0
     index.close()
 
 

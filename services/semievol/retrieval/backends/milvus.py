@@ -6,6 +6,7 @@ What a collection is, is read back from its schema, so that it is right whoever 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ _ROWS_PER_CALL = 1000  # 1.5 MB at 384 dimensions; Milvus refuses messages over 
 _MAX_FETCH = 16_384  # Milvus' most hits for a query
 _BM25_SINCE = (2, 5)
 _HNSW_BUILD = {"M": 16, "efConstruction": 200}  # Milvus' documented middle values
+_FLUSH_ROWS = 256  # Milvus Lite reads rows that are not flushed one by one: 4000 cost 0.5 s of every call, after a flush 4 ms
 _HNSW_EF = 128  # candidates looked at while searching; more is slower and nearer to exact
 
 
@@ -27,6 +29,8 @@ class MilvusIndex:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loaded: set[str] = set()  # collections that this process has asked Milvus to load
+        self._index_types: dict[str, IndexType] = {}  # asking is slow in Milvus Lite: it counts the rows
+        self._unflushed: Counter[str] = Counter()  # rows written since the last flush, Milvus Lite only
 
     def create(self, spec: CollectionSpec) -> None:
         core.check_spec(spec)
@@ -35,6 +39,7 @@ class MilvusIndex:
                 f"BM25 text search needs Milvus 2.5 or later; the server at {self._connection.where} is {version[0]}.{version[1]}.",
                 field="collection.text_search",
             )
+        self._index_types.pop(spec.name, None)  # another process may have made it anew with another index
         existing = self._find(spec.name)
         if existing is None:
             self._create(spec)
@@ -50,12 +55,13 @@ class MilvusIndex:
             rows = [row | {"text": texts[row["id"]]} for row in rows]
         for start in range(0, len(rows), _ROWS_PER_CALL):
             self._connection.call("upsert", name, data=rows[start : start + _ROWS_PER_CALL])
+        self._unflushed[name] += len(rows)
         return len(records)
 
     def search(self, name: str, queries: Sequence[VectorQuery], limit: int) -> list[list[Hit]]:
         spec = self._spec(name)
         core.check_queries(spec, queries, limit)
-        self._load(name)
+        self._make_ready(name)
         dense = [i for i, query in enumerate(queries) if query.vector is not None]
         lexical = [i for i, query in enumerate(queries) if query.text is not None]
         found: dict[int, list[Hit]] = {}
@@ -74,13 +80,13 @@ class MilvusIndex:
 
     def describe(self, name: str) -> CollectionInfo:
         spec = self._spec(name)
-        self._load(name)
+        self._make_ready(name)
         counted = self._connection.call("query", name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         return CollectionInfo(spec, int(counted[0]["count(*)"]))
 
     def drop(self, name: str) -> None:
         core.check_name(name)
-        self._loaded.discard(name)
+        self._forget(name)
         self._connection.call("drop_collection", name)
 
     def close(self) -> None:
@@ -93,40 +99,53 @@ class MilvusIndex:
         return spec
 
     def _find(self, name: str) -> CollectionSpec | None:
-        """What the collection is, or None: not there, or its maker died before the index (vectors are a cache: it is made anew)."""
+        """What the collection is. None: not there, or its maker died before the index (vectors are a cache: it is made anew)."""
         if not self._connection.call("has_collection", name):
+            self._forget(name)
             return None
         described = self._connection.call("describe_collection", name)
         fields = {field["name"]: field for field in described["fields"]}
         if "id" not in fields or "vector" not in fields:
             raise errors.AlreadyExists(f"Collection {name} was not made by this service; take another name.", field="collection")
+        index = self._index_types.get(name) or self._index_type(name)
+        if index is None:
+            return None
+        self._index_types[name] = index
+        return CollectionSpec(name, int(fields["vector"]["params"]["dim"]), index, text_search="sparse" in fields)
+
+    def _index_type(self, name: str) -> IndexType | None:
         if "vector" not in self._connection.call("list_indexes", name):
             return None
-        index = self._connection.call("describe_index", name, index_name="vector")
-        return CollectionSpec(
-            name, int(fields["vector"]["params"]["dim"]), IndexType(index["index_type"].lower()), text_search="sparse" in fields
-        )
+        return IndexType(self._connection.call("describe_index", name, index_name="vector")["index_type"].lower())
 
     def _create(self, spec: CollectionSpec) -> None:
-        self._loaded.discard(spec.name)
+        self._forget(spec.name)
         self._connection.call("drop_collection", spec.name)  # what a killed process left half-made
         schema, indexes = _schema(self._connection.client, spec)
         try:
             self._connection.call("create_collection", spec.name, schema=schema, consistency_level="Strong")
             # Not together with the collection: pymilvus would wait half a second for an index over no rows.
             self._connection.call("create_index", spec.name, indexes, sync=False)
-            self._load(spec.name)
+            self._make_ready(spec.name)
         except errors.SemiEvolError:
             existing = self._find(spec.name)
             if existing is None:
                 raise
             core.check_same(existing, spec)  # somebody else was faster
 
-    def _load(self, name: str) -> None:
-        """A collection that was made by an earlier process may have to be loaded before it can be searched."""
+    def _make_ready(self, name: str) -> None:
+        """Before rows are read: the collection has to be loaded, once in this process, and in Milvus Lite flushed to be fast."""
         if name not in self._loaded:
             self._connection.call("load_collection", name)
             self._loaded.add(name)
+        if self._connection.lite_path is not None and self._unflushed[name] >= _FLUSH_ROWS:
+            del self._unflushed[name]
+            self._connection.call("flush", name)
+
+    def _forget(self, name: str) -> None:
+        self._loaded.discard(name)
+        self._index_types.pop(name, None)
+        self._unflushed.pop(name, None)
 
     def _fetch(self, name: str, field: str, data: list[Any], limit: int, params: dict[str, Any]) -> list[list[Hit]]:
         answers = self._connection.call(
