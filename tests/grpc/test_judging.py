@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +16,14 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
+from semievol.client.generation import GenerationClient
 from semievol.client.judging import JudgingClient
 from semievol.common import errors
 from semievol.common.limits import MAX_MESSAGE_BYTES, MAX_PAGE_ROWS
 from semievol.common.v1 import task_pb2
+from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.server import service as generation_service
+from semievol.generation.settings import GenerationSettings
 from semievol.judging.server import service
 from semievol.judging.settings import JudgingSettings
 from semievol.judging.v1 import judging_service_pb2 as pb
@@ -213,3 +221,34 @@ def test_an_unknown_model_is_not_found(stub: pb_grpc.JudgingServiceStub) -> None
         stub.Judge(pb.JudgeRequest(model="nobody", items=[disputed()]))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert "warm" in caught.value.details()
+
+
+def fake_generation() -> FakeEngine:
+    return FakeEngine(lambda model, messages, seed: "Answer: C")
+
+
+def test_the_judging_model_answers_through_the_generation_service() -> None:
+    with running(generation_service(GenerationSettings(), fake_generation())) as generation_address:
+        generator = GenerationClient(generation_address)
+        with running(service(JudgingSettings(), generator)) as address, grpc.insecure_channel(address) as channel:
+            response = pb_grpc.JudgingServiceStub(channel).Judge(pb.JudgeRequest(items=[disputed()]))
+        generator.close()
+    assert (response.verdicts[0].decision, response.verdicts[0].answer) == (pb.DECISION_JUDGED, "C")
+
+
+def test_the_room_runs_alone_and_ends_on_sigterm() -> None:
+    with running(generation_service(GenerationSettings(), fake_generation())) as generation_address:
+        environment = {
+            **os.environ,
+            "SEMIEVOL_JUDGING_ADDRESS": "127.0.0.1:0",
+            "SEMIEVOL_JUDGING_GENERATION_ADDRESS": generation_address,
+        }
+        command = [sys.executable, "-m", "semievol.judging.server"]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            log = next(line for line in process.stderr if "serves at" in line)
+            with grpc.insecure_channel(log.split()[-1]) as channel:
+                response = pb_grpc.JudgingServiceStub(channel).Judge(pb.JudgeRequest(items=[disputed()]))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    assert response.verdicts[0].answer == "C"

@@ -18,7 +18,7 @@ from semievol.ports import NEVER, Cancel, JudgeRequest
 class JudgingClient:
     """Safe to share between threads. `close` it."""
 
-    def __init__(self, address: str, *, deadline_s: float = 600.0) -> None:
+    def __init__(self, address: str, *, deadline_s: float = 3600.0) -> None:  # as generation's: a page of verdicts is its work
         self._caller = Caller("judging", address, deadline_s=deadline_s)
         self._stub = pb_grpc.JudgingServiceStub(self._caller.channel)
 
