@@ -99,10 +99,11 @@ def test_a_collection_whose_maker_died_before_the_index_counts_as_not_there_and_
     index.close()
 
 
-def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vector_field", ["other", "vector"])  # the second has our fields, but an index that we never make
+def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path, vector_field: str) -> None:
     connection = connect(str(tmp_path / "v.db"))
     index = MilvusIndex(connection)
-    connection.client.create_collection("foreign", dimension=4, vector_field_name="other")
+    connection.client.create_collection("foreign", dimension=4, vector_field_name=vector_field)
     with pytest.raises(errors.AlreadyExists, match="not made by this service"):
         index.create(CollectionSpec("foreign", 4))
     index.close()

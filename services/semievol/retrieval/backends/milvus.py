@@ -106,7 +106,7 @@ class MilvusIndex:
         described = self._connection.call("describe_collection", name)
         fields = {field["name"]: field for field in described["fields"]}
         if "id" not in fields or "vector" not in fields:
-            raise errors.AlreadyExists(f"Collection {name} was not made by this service; take another name.", field="collection")
+            raise _foreign(name)
         index = self._index_types.get(name) or self._index_type(name)
         if index is None:
             return None
@@ -116,7 +116,10 @@ class MilvusIndex:
     def _index_type(self, name: str) -> IndexType | None:
         if "vector" not in self._connection.call("list_indexes", name):
             return None
-        return IndexType(self._connection.call("describe_index", name, index_name="vector")["index_type"].lower())
+        kind = self._connection.call("describe_index", name, index_name="vector")["index_type"].lower()
+        if kind not in set(IndexType):
+            raise _foreign(name)
+        return IndexType(kind)
 
     def _create(self, spec: CollectionSpec) -> None:
         self._forget(spec.name)
@@ -169,6 +172,10 @@ class MilvusIndex:
         text = self._connection.call("get_server_version")
         match = re.search(r"v?(\d+)\.(\d+)", text)
         return (int(match[1]), int(match[2])) if match and "lite" not in text else None
+
+
+def _foreign(name: str) -> errors.AlreadyExists:
+    return errors.AlreadyExists(f"Collection {name} was not made by this service; take another name.", field="collection")
 
 
 def _search_to_the_last_tie(
