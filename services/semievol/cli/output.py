@@ -73,4 +73,7 @@ def log_to_stderr() -> None:
     """Warnings of services in this process become single lines."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
-        root.addHandler(_Stderr(logging.WARNING))
+        handler = _Stderr(logging.WARNING)
+        # what a job says is kept in its log, and events say how it ended
+        handler.addFilter(lambda record: not record.name.startswith("semievol.launchers"))
+        root.addHandler(handler)

@@ -28,7 +28,8 @@ def _iteration(iteration: dict[str, Any]) -> str:
     seconds = iteration.get("seconds") or {}
     if seconds:
         parts.append("  seconds: " + ", ".join(f"{step} {value:.1f}" for step, value in seconds.items()))
-        parts.append(f"  work in all: {duration(sum(seconds.values()))}")
+        made = sum(value for step, value in seconds.items() if step not in iteration.get("reused", []))
+        parts.append(f"  work without what was reused: {duration(made)}")
     if iteration.get("reused"):
         parts.append("  reused: " + ", ".join(iteration["reused"]))
     return "\n".join(parts)
