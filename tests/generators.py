@@ -39,22 +39,29 @@ def write_tiny_model(directory: Path, tokenizer: Any, seed: int = 0) -> Path:
 
 
 def write_tiny_adapter(directory: Path, model: Path, seed: int, *, trained: bool = True, **overrides: Any) -> Path:
-    """A LoRA of rank 4 on all linear layers; untrained ones change nothing. `overrides` go into its configuration file."""
+    """A LoRA of rank 4 for the tiny model; untrained ones change nothing. `overrides` go into its configuration file."""
+    return write_adapter(directory, model, str(model), seed, rank=4, std=0.3 if trained else 0.0, **overrides)
+
+
+def write_adapter(directory: Path, model: Path, reference: str, seed: int, *, rank: int, std: float, **overrides: Any) -> Path:
+    """A LoRA on all linear layers of the model in `model`, with random weights of this deviation."""
     import peft
     import torch
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(seed)
     base = LlamaForCausalLM.from_pretrained(model)
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=not trained)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=not std
+    )
     adapted = peft.get_peft_model(base, config)
-    if trained:
+    if std:
         for name, weight in adapted.named_parameters():
             if "lora_" in name:
-                torch.nn.init.normal_(weight, std=0.3)
+                torch.nn.init.normal_(weight, std=std)
     adapted.save_pretrained(directory)
     file = directory / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(model)} | overrides))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": reference} | overrides))
     return directory
 
 

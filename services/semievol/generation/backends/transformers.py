@@ -36,10 +36,9 @@ from semievol.ports import (
     ScoreRequest,
 )
 
-# A row's logits weigh on memory like this many prompt tokens per vocabulary entry: once per reply token when scoring, once per sample
-# when generating. It keeps them below about 150 MB at 8192 batch tokens.
-_SCORED_TOKEN_WEIGHT = 1 / 4096
-_SAMPLE_WEIGHT = 1 / 1024
+# A row of logits counts as one batch token per this many vocabulary entries: one row per reply token when scoring, one per sample when
+# generating. In float32 this keeps the logits of 8192 batch tokens below 150 MB.
+_LOGITS_PER_TOKEN = 4096
 _UNKNOWN_LENGTH = 2048  # of models whose configuration names none
 _CANARY = ((Message("user", "Which of these is a colour: stone, blue, seven?"),), "Answer: blue")
 
@@ -84,7 +83,8 @@ class TransformersEngine:
         self._reader = Reader(self._tokenizer, self._end_ids)
         self._batch_tokens = batch_tokens
         self._turn = threading.RLock()
-        self._generation_config = _plain_decoding(model, self._end_ids)
+        # Unset fields of a call's configuration are taken from the model's, whose own wishes (top_k, penalties) would distort its distribution.
+        model.generation_config = _plain_decoding(self._end_ids, 1)
         self._base_canary: tuple[float, ...] | None = None
 
     # ------------------------------------------------------------ Generator
@@ -93,7 +93,7 @@ class TransformersEngine:
         core.check_prompts(prompts, sampling)
         adapter = self._find(model)
         rows = [self._render(prompt.messages, 1, prompt.id, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
-        costs = [sampling.n * (len(row) + int(_SAMPLE_WEIGHT * self._vocabulary)) for row in rows]
+        costs = [sampling.n * (len(row) + self._vocabulary // _LOGITS_PER_TOKEN) for row in rows]
         found: dict[int, Generation] = {}
         for batch in core.length_batches(costs, self._batch_tokens):
             core.check_cancel(cancel)
@@ -160,8 +160,7 @@ class TransformersEngine:
                 input_ids=batch.ids,
                 attention_mask=batch.mask,
                 past_key_values=batch.cache,
-                generation_config=self._generation_config,
-                max_new_tokens=max(limits),
+                generation_config=_plain_decoding(self._end_ids, max(limits)),
                 logits_processor=LogitsProcessorList([picker]),
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
@@ -181,7 +180,7 @@ class TransformersEngine:
             self._render(request.messages, len(reply), request.id, f"items[{i}]")
             for i, (request, reply) in enumerate(zip(requests, replies, strict=True))
         ]
-        weight = 1 + int(_SCORED_TOKEN_WEIGHT * self._vocabulary)
+        weight = 1 + self._vocabulary // _LOGITS_PER_TOKEN
         costs = [len(prompt) + weight * len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
         found: dict[int, tuple[float, ...]] = {}
         for batch in core.length_batches(costs, self._batch_tokens):
@@ -282,10 +281,10 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys([end_of_turn_id(tokenizer), *others]))
 
 
-def _plain_decoding(model: Any, end_ids: Sequence[int]) -> Any:
-    """Greedy over what `Picker` chose. The model's own wishes (top_k, penalties) are dropped: samples must be from its distribution."""
+def _plain_decoding(end_ids: Sequence[int], max_tokens: int) -> Any:
+    """Greedy over what `Picker` chose."""
     from transformers import GenerationConfig
 
-    config = GenerationConfig(do_sample=False, use_cache=True, eos_token_id=list(end_ids), pad_token_id=end_ids[0])
-    model.generation_config = config
-    return config
+    return GenerationConfig(
+        do_sample=False, use_cache=True, eos_token_id=list(end_ids), pad_token_id=end_ids[0], max_new_tokens=max_tokens
+    )

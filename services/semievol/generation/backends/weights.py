@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from semievol.common import errors
 from semievol.common.models import LocalModel
 from semievol.generation.adapters import WEIGHTS, Adapter
+from semievol.generation.backends.attention import use_grouped
 
 _INTERNAL = "adapter{}"  # served names may hold dots, which module names may not
 
@@ -43,7 +44,9 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise errors.InvalidInput(f"{local.reference} cannot be loaded as a language model: {reason}", field="model") from error
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    model = model.to(device).eval().requires_grad_(False)
+    use_grouped(model)
+    return model, tokenizer
 
 
 def fastest_precision(device: str) -> str:
