@@ -28,8 +28,9 @@ Where we depart from the paper, or decide what it leaves open (each is one line 
     D8  Eq. 9 as written: both sets; `include_labeled: false` gives Algorithm 1, line 11.      (evolution_rows)
     D9  Numbers are equal within 1e-2, relative, absolute below 1. No answer is a typed state. (numbers.py, answers.py)
     D10 L counts the response's own tokens; the end-of-turn token is not one of them.          (ports.Score)
-    D11 The next iteration starts from labeled + selected and from the rows not selected; unlabeled rows that arrive
-        in between join it (continuous evolution).                                             (evolution_rows, steps.select)
+    D11 The next iteration starts from labeled + selected and from the rows not selected.      (evolution_rows, steps.select)
+    D12 A worked example leaves out options that the asked row repeats, where answers are the options' words.   (prompts.py)
+    D13 A row that is both labeled and unlabeled counts once, with the answer that is known.   (evolution_rows)
 
 This module imports nothing of the outside: what it needs of models and indexes comes in through `semievol.ports`.
 """
