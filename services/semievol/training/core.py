@@ -182,7 +182,11 @@ def _ended(state: TrainingState, ending: Mapping[str, str] | None, status: JobSt
         return replace(state, state=ending["state"], error=ending["error"], error_code=ending["error_code"])
     if status.exit_code == errors.Cancelled.exit_code:
         return replace(state, state="cancelled")
-    code = errors.Corrupt.code if status.state is JobState.SUCCEEDED else errors.Unavailable.code
+    if status.state is JobState.SUCCEEDED:
+        code = errors.Corrupt.code
+    else:  # a bug would only happen again; a job that was killed or lost may be tried again
+        bug = status.exit_code == errors.InternalError.exit_code
+        code = errors.InternalError.code if bug else errors.Unavailable.code
     return replace(state, state="failed", error=status.message or _GONE, error_code=code)
 
 

@@ -5,6 +5,7 @@ Called by a launcher as run(args, cancel, emit); args are the key, the attempt's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -36,7 +37,8 @@ def run(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
     try:
         _train_and_publish(artifacts, key, attempt, spec, options, cancel, emit)
     except errors.SemiEvolError as error:
-        record_ending(artifacts.store, key, attempt, error)
+        with contextlib.suppress(errors.SemiEvolError):  # the launcher's record then has to do
+            record_ending(artifacts.store, key, attempt, error)
         raise
 
 

@@ -74,7 +74,7 @@ class PeftRun:
         saved_at, saved_step = time.monotonic(), len(self.losses)
         while len(self.losses) < self._total:
             started = time.monotonic()
-            tokens = self._update(cancel)
+            tokens = self._update_in_memory(cancel)
             if tokens is None:
                 checkpoint.save(checkpoints, self._checkpoint(wanted))
                 raise errors.Cancelled("The training was cancelled; its last checkpoint is kept.")
@@ -107,6 +107,16 @@ class PeftRun:
             "device": str(self._device),
             "precision": str(self._dtype).removeprefix("torch."),
         }
+
+    def _update_in_memory(self, cancel: Cancel) -> int | None:
+        """`_update`, saying what to do where the GPU's memory is too small."""
+        try:
+            return self._update(cancel)
+        except torch.OutOfMemoryError as error:
+            raise errors.Unavailable(
+                "The GPU's memory is too small for this run: lower SEMIEVOL_TRAINING_TOKENS_PER_PASS, "
+                "or set SEMIEVOL_TRAINING_GRADIENT_CHECKPOINTING."
+            ) from error
 
     def _update(self, cancel: Cancel) -> int | None:
         """One AdamW step on the mean loss over the update's response tokens; the tokens of its examples. None: cancelled, nothing changed."""
