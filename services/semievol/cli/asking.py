@@ -77,7 +77,7 @@ def messages(wanted: Wanted, text: str, options: tuple[str, ...], system: str, *
 def served(target: Target, wanted: Wanted, address: str, *, base: bool) -> Iterator[tuple[GenerationClient, ModelInfo]]:
     """A generation service that serves the model: the one at `address`, the running one of this home, or one in this process."""
     from semievol.client.generation import GenerationClient
-    from semievol.steps.context import adapter_name
+    from semievol.common.keys import adapter_name
 
     with contextlib.ExitStack() as stack:
         if not address:

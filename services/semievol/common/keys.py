@@ -36,3 +36,8 @@ def content_key(value: Any) -> str:
 def derive_seed(*parts: str | int) -> int:
     """A seed in [0, 2**63) that depends on every part and on nothing else (R5), such as (run seed, row id, collaborator, sample)."""
     return int.from_bytes(hashlib.sha256(canonical_json(list(parts))).digest()[:8], "big") >> 1
+
+
+def adapter_name(sha256: str) -> str:
+    """R9: carries the content hash, so that a name never means other weights."""
+    return f"adapter-{sha256[:16]}"

@@ -14,6 +14,7 @@ from semievol.client.judging import JudgingClient
 from semievol.client.retrieval import RetrievalClient
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, File, uri
+from semievol.common.keys import adapter_name
 from semievol.ports import BASE_MODEL, Cancel
 from semievol.steps import records
 
@@ -125,8 +126,3 @@ class StepContext:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         self.emit({"progress": {"done": done, "total": total, "unit": unit}})
-
-
-def adapter_name(sha256: str) -> str:
-    """R9: carries the content hash, so that a name never means other weights."""
-    return f"adapter-{sha256[:16]}"

@@ -61,7 +61,9 @@ def connect(uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> Conne
     path = _prepare_lite(uri) if lite else None
     where = str(path or uri)
     try:
-        client = MilvusClient(uri=where, token=token, timeout=call_timeout_s)
+        # Milvus Lite hangs up on a client that pings while nothing is asked, and gRPC then writes warnings to stderr.
+        quiet = {"grpc_options": {"grpc.keepalive_permit_without_calls": False}} if lite else {}
+        client = MilvusClient(uri=where, token=token, timeout=call_timeout_s, **quiet)
     except (MilvusException, grpc.RpcError) as error:
         if path is not None:
             raise errors.Unavailable(_why_lite_fails(path)) from error
