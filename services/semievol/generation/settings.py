@@ -44,7 +44,8 @@ class GenerationSettings(BaseSettings):
     """Merged copies kept in memory, the least recently used going first: the warm, the evolved and a served one."""
 
     batch_tokens: int = Field(default=8192, ge=1)
-    """Padded prompt tokens in one forward pass. On a CPU the speed is flat from 1000 to 4000 and falls a little beyond, while replies are decoded faster in wide batches."""
+    """Padded prompt tokens in one forward pass. On a CPU the speed is flat from 1000 to 4000 and falls a little
+    beyond, while replies are decoded faster in wide batches."""
 
     max_waiting_count: int = Field(default=64, ge=0)
     """Calls that may wait for the model; one more is told to come back (RESOURCE_EXHAUSTED). 64 pages are some minutes on a CPU."""
