@@ -48,7 +48,7 @@ class Work:
 
 
 def save(store: ObjectStore, todo: Work) -> None:
-    """Equal work has an equal key, so an object that is there already says the same."""
+    """Equal work has an equal key, so an object that is there already says the same; one that does not is damaged, and replaced."""
     inputs = {
         role: [
             {
@@ -63,25 +63,35 @@ def save(store: ObjectStore, todo: Work) -> None:
         ]
         for role, files in todo.inputs.items()
     }
-    store.create(
-        _path(todo.key), canonical_json({"kind": todo.kind, "params": todo.params, "parts": todo.parts, "inputs": inputs})
-    )
+    body = canonical_json({"kind": todo.kind, "params": dict(todo.params), "parts": todo.parts, "inputs": inputs})
+    if store.create(_path(todo.key), body):
+        return
+    with store.open(_path(todo.key)) as stream:
+        intact = stream.read() == body
+    if not intact:
+        store.put(_path(todo.key), body)
 
 
 def load(store: ObjectStore, key: str) -> Work:
     """Raises NotFound, Corrupt (the work under this key is not the work that has this key)."""
-    with store.open(_path(key)) as stream:
-        body = json.loads(stream.read())
+    try:
+        with store.open(_path(key)) as stream:
+            todo = _from_json(json.loads(stream.read()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.Corrupt(f"The work of step {key[:12]} in the artifact store cannot be read: {error}.") from error
+    if todo.key != key:
+        raise errors.Corrupt(f"The work of step {key[:12]} in the artifact store is damaged.")
+    return todo
+
+
+def _from_json(body: dict[str, Any]) -> Work:
     inputs = {
         role: tuple(
             InputFile(one["key"], one["shard"], File(one["path"], one["size"], one["sha256"]), one["part"]) for one in files
         )
         for role, files in body["inputs"].items()
     }
-    todo = Work(body["kind"], body["params"], inputs, body["parts"])
-    if todo.key != key:
-        raise errors.Corrupt(f"The work of step {key[:12]} in the artifact store is damaged.")
-    return todo
+    return Work(body["kind"], body["params"], inputs, body["parts"])
 
 
 def _path(key: str) -> str:
