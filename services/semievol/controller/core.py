@@ -17,7 +17,7 @@ from semievol.controller.plan import Resolved, StepPlan, StepState, plan
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
 from semievol.controller.registry import Alias, Model
 from semievol.controller.resolve import Resolver
-from semievol.controller.runs import TERMINAL, Event, RunRecord, run_id_of, run_state
+from semievol.controller.runs import Event, RunRecord, run_id_of, run_state, step_label
 from semievol.ports import NEVER, Cancel
 
 log = logging.getLogger(__name__)
@@ -106,12 +106,8 @@ class Controller:
         steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
         driver = self._driver(record.id)
         session = _last_session(events)
-        reused = {f"{event['iteration']}/{event['step']}" for event in session if event["type"] == "step_reused"}
-        failed = {
-            f"{event['iteration']}/{event['step']}"
-            for event in session
-            if event["type"] == "step_failed" and not event["will_retry"]
-        }
+        reused = {step_label(event) for event in session if event["type"] == "step_reused"}
+        failed = {step_label(event) for event in session if event["type"] == "step_failed" and not event["will_retry"]}
         state = run_state(events)
         views = [_step_view(step, state, reused, failed, driver) for step in steps]
         error = next((event for event in reversed(session) if event["type"] == "run_failed"), {})
@@ -152,7 +148,7 @@ class Controller:
         while True:
             running = self._driver(record.id) is not None
             for event in self._world.runs.events(record.id):
-                if event["type"] != "step_started" or (step and step != f"{event['iteration']}/{event['step']}"):
+                if event["type"] != "step_started" or (step and step != step_label(event)):
                     continue
                 job = event["job"]
                 lines = self._world.launcher.logs(job, read.get(job, 0))
@@ -248,6 +244,3 @@ def _progress_event(label: str, progress: Progress) -> Event:
         **counted,
         **speed,
     }
-
-
-__all__ = ["TERMINAL", "Controller", "RunView", "StepView"]

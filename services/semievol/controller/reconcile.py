@@ -19,7 +19,7 @@ from semievol.common.artifacts import Artifacts, Manifest
 from semievol.controller.models import models_of, register_models, work_seconds
 from semievol.controller.plan import StepPlan, StepState, plan
 from semievol.controller.registry import Registry
-from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore
+from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore, step_label
 from semievol.controller.training import TrainingJob
 from semievol.ports import JobSpec, JobState, Launcher, Trainer
 
@@ -149,7 +149,7 @@ class RunDriver:
         events = self._world.runs.events(self.run.id)
         for event in events:
             if event["type"] == "step_started":
-                self._attempts[_label(event), event["shard"] if event["shard"] >= 0 else None] += 1
+                self._attempts[step_label(event), event["shard"] if event["shard"] >= 0 else None] += 1
         self._first_attempts = Counter(self._attempts)
         self._record({"type": "run_started", "resumed": any(event["type"] == "run_started" for event in events)})
 
@@ -327,10 +327,6 @@ class RunDriver:
         with self._changed:
             self.version += 1
             self._changed.notify_all()
-
-
-def _label(event: Event) -> str:
-    return f"{event['iteration']}/{event['step']}"
 
 
 def _error_of(exit_code: int) -> type[errors.SemiEvolError]:

@@ -101,3 +101,8 @@ def run_state(events: list[Event]) -> str:
         if event["type"] == "run_started":
             break
     return "running"
+
+
+def step_label(event: Event) -> str:
+    """`1/infer/warm-2`: the step that a step's event is about."""
+    return f"{event['iteration']}/{event['step']}"
