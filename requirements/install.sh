@@ -63,3 +63,5 @@ elif [ "$(installed_version torch)" != "${torch_cpu#*==}" ]; then
 fi
 say "semievol itself, editable"
 install --no-build-isolation --editable .
+say "bytecode" # so that the first start is as quick as the second, and a read-only or bytecode-free environment as quick as any
+.venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages services >/dev/null || true # templates in packages are no Python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from semievol.common import errors
 from semievol.ports import (
@@ -41,7 +42,12 @@ class ScriptedGenerator:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         self._check(model, cancel)
         self.calls.append((model, list(prompts), sampling))
-        return [Generation(prompt.id, (self._completion(self._reply(prompt)),), 1) for prompt in prompts]
+        return [Generation(prompt.id, tuple(self._samples(prompt, sampling.n)), 1) for prompt in prompts]
+
+    def _samples(self, prompt: Prompt, n: int) -> Iterator[Completion]:
+        """As any backend: a sample depends on its own seed."""
+        for index in range(n):
+            yield self._completion(self._reply(replace(prompt, seeds=prompt.seeds[index : index + 1])))
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         self._check(model, cancel)

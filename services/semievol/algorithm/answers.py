@@ -51,9 +51,9 @@ def _stated(text: str, row: Row, task: Task) -> str | None:
     if not markers:
         return None
     if task.type is TaskType.CHOICE:  # an option may itself say `answer:`
-        longest = 2 * max(map(len, row.options), default=0)
+        longest = 2 * max(map(len, task.options_of(row)), default=0)
         rests = [text[marker.end() :].strip() for marker in markers if len(text) - marker.end() <= longest]
-        option = next((rest for rest in rests if named_option(rest, row.options)), None)
+        option = next((rest for rest in rests if named_option(rest, task.options_of(row))), None)
         if option is not None:
             return option
     first = markers[0].end()
@@ -66,7 +66,7 @@ def _stated(text: str, row: Row, task: Task) -> str | None:
 def _canonical(stated: str, row: Row, task: Task) -> str | None:
     """The canonical form of a stated answer: its first line counts."""
     if task.type is TaskType.CHOICE:
-        return stated_choice(stated, row.options, letters_first=task.answer is AnswerForm.LETTER)
+        return stated_choice(stated, task.options_of(row), letters_first=task.answer is AnswerForm.LETTER)
     line = stated.splitlines()[0] if stated else ""
     if task.type is TaskType.NUMBER:
         return canonical_number(line)
@@ -76,7 +76,7 @@ def _canonical(stated: str, row: Row, task: Task) -> str | None:
 def _bare(text: str, row: Row, task: Task) -> str | None:
     """The answer of a response without a marker: it must be all that the response says."""
     if task.type is TaskType.CHOICE:
-        return only_choice(text, row.options, letters_first=task.answer is AnswerForm.LETTER)
+        return only_choice(text, task.options_of(row), letters_first=task.answer is AnswerForm.LETTER)
     return canonical_number(text, alone=True) if task.type is TaskType.NUMBER else None
 
 
@@ -87,7 +87,9 @@ def _unfinished(stated: str, row: Row, task: Task) -> bool:
         return False
     if task.type is TaskType.CHOICE:
         folded = fold(stated)
-        return any(fold(option) != folded and fold(option).startswith(folded) for option in row.options if len(folded) > 1)
+        return any(
+            fold(option) != folded and fold(option).startswith(folded) for option in task.options_of(row) if len(folded) > 1
+        )
     return task.type is TaskType.TEXT or stated[-1:].isdigit() or stated[-1:] in (".", ",", "/")
 
 
@@ -102,12 +104,14 @@ def equal(a: Answer | NoAnswer, b: Answer | NoAnswer, task: Task) -> bool:
 def canonical_answer(value: str, row: Row, task: Task) -> Answer | None:
     """The canonical form of an answer that stands in a data file, where no sentence surrounds it; the same again for a canonical one.
     None: it is not an answer to this row."""
-    canonical = letter_in_file(value, row.options) if task.type is TaskType.CHOICE else _canonical(value.strip(), row, task)
+    canonical = (
+        letter_in_file(value, task.options_of(row)) if task.type is TaskType.CHOICE else _canonical(value.strip(), row, task)
+    )
     return None if canonical is None else Answer(canonical)
 
 
 def target_text(answer: Answer, row: Row, task: Task) -> str:
     """The canonical response that says `answer`: what a model is trained to write."""
     if task.type is TaskType.CHOICE and task.answer is AnswerForm.TEXT:
-        return f"Answer: {row.options[ord(answer.value) - ord('A')]}"
+        return f"Answer: {task.options_of(row)[ord(answer.value) - ord('A')]}"
     return f"Answer: {answer.value}"

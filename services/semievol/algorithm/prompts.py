@@ -20,21 +20,25 @@ _FREE = {
 
 
 def instruction(task: Task) -> str:
-    """What every prompt of the task begins with: the user's words if there are any."""
-    return task.instruction or (_CHOICE[task.answer] if task.type is TaskType.CHOICE else _FREE[task.type])
+    """What every prompt of the task begins with: the user's words if there are any, and the options that all rows have."""
+    words = task.instruction or (_CHOICE[task.answer] if task.type is TaskType.CHOICE else _FREE[task.type])
+    return "\n".join([words, *_option_lines(task.options, task)])
 
 
 def question_text(row: Row, task: Task) -> str:
-    """The question with its options, lettered where a letter is asked for."""
-    lines = [f"Question: {row.question}"]
-    if task.type is TaskType.CHOICE and row.options:
-        if task.answer is AnswerForm.LETTER:
-            lines += ["Options:", *(f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(row.options))]
-        elif any("," in option for option in row.options):
-            lines += ["Options:", *(f"- {option}" for option in row.options)]
-        else:
-            lines.append(f"Options: {', '.join(row.options)}")
-    return "\n".join(lines)
+    """The question, with its options where they are its own."""
+    return "\n".join([f"Question: {row.question}", *_option_lines(row.options, task)])
+
+
+def _option_lines(options: Sequence[str], task: Task) -> list[str]:
+    """Lettered where a letter is asked for."""
+    if not options:
+        return []
+    if task.answer is AnswerForm.LETTER:
+        return ["Options:", *(f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(options))]
+    if any("," in option for option in options):
+        return ["Options:", *(f"- {option}" for option in options)]
+    return [f"Options: {', '.join(options)}"]
 
 
 def response_text(row: Row, task: Task) -> str:

@@ -63,6 +63,7 @@ from semievol.common.keys import derive_seed
 from semievol.ports import (
     NEVER,
     Cancel,
+    Completion,
     Embedder,
     FinishReason,
     FloatMatrix,
@@ -126,7 +127,7 @@ def nearest_labeled(
 def collaborate(
     generator: Generator,
     model: str,
-    collaborator: Collaborator,
+    collaborators: Sequence[Collaborator],
     rows: Sequence[Row],
     references: Mapping[str, Sequence[Row]],
     task: Task,
@@ -134,24 +135,30 @@ def collaborate(
     seed: int,
     *,
     cancel: Cancel = NEVER,
-) -> dict[str, Candidate]:
-    """Row id -> what this collaborator answers. `model`: the served name of its weights; `references`: row id -> N(t_j), nearest
-    first, of which it sees the first `collaborator.references`."""
-    prompts = [collaborator_prompt(collaborator, row, references.get(row.id, ()), task, seed) for row in rows]
-    generations = generator.generate(model, prompts, sampling, cancel=cancel)
+) -> dict[str, list[Candidate]]:
+    """Row id -> what each collaborator answers. They are of one configuration, samples of the same prompts, which are read once.
+    `model`: the served name of its weights; `references`: row id -> N(t_j), nearest first, of which its own number is shown."""
+    prompts = [collaborator_prompt(collaborators, row, references.get(row.id, ()), task, seed) for row in rows]
+    generations = generator.generate(model, prompts, replace(sampling, n=len(collaborators)), cancel=cancel)
     return {
-        row.id: _candidate(collaborator.name, generation, row, task) for row, generation in zip(rows, generations, strict=True)
+        row.id: [
+            _candidate(one.name, completion, row, task)
+            for one, completion in zip(collaborators, generation.completions, strict=True)
+        ]
+        for row, generation in zip(rows, generations, strict=True)
     }
 
 
-def collaborator_prompt(collaborator: Collaborator, row: Row, references: Sequence[Row], task: Task, seed: int) -> Prompt:
-    """What collaborator m is asked about row j. The seed depends on (run seed, row id, collaborator, sample index) alone (R5)."""
-    messages = reference_prompt(row, references[: collaborator.references], task)
-    return Prompt(row.id, messages, (derive_seed(seed, row.id, collaborator.configuration, collaborator.sample),))
+def collaborator_prompt(
+    collaborators: Sequence[Collaborator], row: Row, references: Sequence[Row], task: Task, seed: int
+) -> Prompt:
+    """What collaborators of one configuration are asked about row j. A seed depends on (run seed, row id, collaborator, sample
+    index) alone (R5)."""
+    messages = reference_prompt(row, references[: collaborators[0].references], task)
+    return Prompt(row.id, messages, tuple(derive_seed(seed, row.id, one.configuration, one.sample) for one in collaborators))
 
 
-def _candidate(name: str, generation: Generation, row: Row, task: Task) -> Candidate:
-    completion = generation.completions[0]
+def _candidate(name: str, completion: Completion, row: Row, task: Task) -> Candidate:
     answer = parse(completion.text, row, task, truncated=completion.finish_reason is FinishReason.LENGTH)
     return Candidate(name, completion.text, answer, completion.token_logprobs)
 
@@ -299,7 +306,9 @@ def evaluate(
     """Row id -> the model's answer. D5: greedy, no references."""
     prompts = [Prompt(row.id, plain_prompt(row, task)) for row in rows]
     generations = generator.generate(model, prompts, Sampling(max_tokens=max_tokens), cancel=cancel)
-    return {row.id: _candidate(model, generation, row, task) for row, generation in zip(rows, generations, strict=True)}
+    return {
+        row.id: _candidate(model, generation.completions[0], row, task) for row, generation in zip(rows, generations, strict=True)
+    }
 
 
 def true_answer(row: Row, task: Task) -> Answer:

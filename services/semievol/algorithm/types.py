@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MAX_OPTIONS = 26  # letters A..Z
+
 
 class TaskType(StrEnum):
     """How answers of a task are compared."""
@@ -50,11 +52,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every row of a run asks for. `instruction` is put before each question; empty means the built-in wording."""
+    """What every row of a run asks for. `instruction` is put before each question; empty means the built-in wording.
+
+    `options`: those of every row, for classification; they are shown once, with the instruction. Empty: each row brings its own.
+    """
 
     type: TaskType = TaskType.CHOICE
     answer: AnswerForm = AnswerForm.LETTER
     instruction: str = ""
+    options: tuple[str, ...] = ()
+
+    def options_of(self, row: Row) -> tuple[str, ...]:
+        """What a row's answer is one of."""
+        return row.options or self.options
 
 
 @dataclass(frozen=True, slots=True)

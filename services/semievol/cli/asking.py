@@ -37,7 +37,7 @@ class Wanted:
 def from_run_file(path: Path) -> tuple[str, tuple[str, ...]]:
     """The run's name, and the options of its labeled rows where these are the same for all. Raises NotFound, InvalidInput."""
     spec = read_run_file(path)
-    if spec.task.type is not TaskType.CHOICE or spec.data.labeled.startswith("data:"):
+    if spec.task.type is not TaskType.CHOICE or spec.task.options or spec.data.labeled.startswith("data:"):
         return spec.name, ()
     rows = load(Path(spec.data.labeled), spec.task.task(), Role.LABELED, on_bad=spec.bad_rows).rows
     every = {row.options for row in rows}
@@ -68,9 +68,12 @@ def messages(wanted: Wanted, text: str, options: tuple[str, ...], system: str, *
     if not as_question:
         return (*before, Message("user", text))
     task = wanted.spec.task.task()
-    if task.type is TaskType.CHOICE and len(options) < 2:
+    if task.options and options not in ((), task.options):
+        raise errors.InvalidInput(f"This model's options are {', '.join(task.options)}; --option cannot change them.")
+    row = Row("question", text, () if task.options else options)
+    if task.type is TaskType.CHOICE and len(task.options_of(row)) < 2:
         raise errors.InvalidInput("This model answers multiple choice: give --option for each of at least two options.")
-    return (*before, *plain_prompt(Row("question", text, options), task))
+    return (*before, *plain_prompt(row, task))
 
 
 @contextlib.contextmanager

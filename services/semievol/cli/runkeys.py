@@ -59,6 +59,11 @@ KEYS = (
         "the paper's prompts (Tables 6 and 7)",
     ),
     Key("task.instruction", "What every prompt begins with; empty: built-in words for the task."),
+    Key(
+        "task.options",
+        "The options of every row, for classification: shown once, with the instruction, and no file needs a column for them.",
+        values="a list of 2 to 26 texts such as `[positive, neutral, negative]`; empty: each row brings its own",
+    ),
     Key("references", "k: nearest labeled rows that a prompt may show (Eq. 3).", "the paper"),
     Key(
         "collaborators",

@@ -9,10 +9,10 @@ import difflib
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from semievol.algorithm.collaborators import numbered, sample_collaborators
-from semievol.algorithm.types import AnswerForm, Collaborator, Task, TaskType, Weights
+from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task, TaskType, Weights
 from semievol.common import errors
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -37,9 +37,26 @@ class TaskSpec(_Strict):
     type: TaskType = TaskType.CHOICE
     answer: AnswerForm = AnswerForm.LETTER
     instruction: str = ""
+    options: list[str] = []
+
+    @field_validator("options")
+    @classmethod
+    def _distinct(cls, options: list[str]) -> list[str]:
+        options = [option.strip() for option in options]
+        if options and not 2 <= len(options) <= MAX_OPTIONS:
+            raise ValueError(f"a choice has 2 to {MAX_OPTIONS} options, these are {len(options)}")
+        if not all(options) or len(set(options)) < len(options):
+            raise ValueError("options are texts, none empty and none twice")
+        return options
+
+    @model_validator(mode="after")
+    def _only_choices_have_options(self) -> TaskSpec:
+        if self.options and self.type is not TaskType.CHOICE:
+            raise ValueError(f"task.options is for type choice, not {self.type.value}")
+        return self
 
     def task(self) -> Task:
-        return Task(self.type, self.answer, self.instruction)
+        return Task(self.type, self.answer, self.instruction, tuple(self.options))
 
 
 class CollaboratorSpec(_Strict):

@@ -6,13 +6,14 @@ its manifests are there (done), partly there (some shards) or missing (ready). S
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from semievol.algorithm.semievol import STEPS, Step
-from semievol.algorithm.types import Collaborator, Weights
+from semievol.algorithm.types import Weights
 from semievol.common.artifacts import Manifest
 from semievol.common.runspec import RunSpec
 from semievol.common.work import InputFile, Work
@@ -82,7 +83,7 @@ _INTAKE_FILES = {"labeled": "labeled.jsonl", "unlabeled": "unlabeled/", "test": 
 
 def _intake_work(spec: RunSpec) -> Work:
     data = {role: uri for role, uri in spec.data.model_dump().items() if uri}
-    task = {"type": spec.task.type.value, "answer": spec.task.answer.value}
+    task = {"type": spec.task.type.value, "answer": spec.task.answer.value, "options": spec.task.options}
     return Work("intake", {"data": data, "task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}, {})
 
 
@@ -95,13 +96,13 @@ def _iteration(
         if step.option and step.option not in options:
             continue
         made: dict[str, list[InputFile] | None] = {name: [] for name in step.writes}
-        for name, collaborator in _instances(step, spec):
-            inputs = _inputs(step, collaborator, options, scope)
+        for name, configuration in _instances(step, spec):
+            inputs = _inputs(step, configuration, options, scope)
             if inputs is None:
                 found = StepPlan(iteration, name, StepState.WAITING)
             else:
                 parts = len(scope["unlabeled"] or ()) if step.sharded else None
-                work = Work(step.kind, _params(step, spec, resolved, collaborator), inputs, parts)
+                work = Work(step.kind, _params(step, spec, resolved, configuration), inputs, parts)
                 found = _step_plan(iteration, name, work, manifest_of)
             yield found
             for artifact, path in step.writes.items():
@@ -124,22 +125,34 @@ def _options(spec: RunSpec, scope: Artifacts) -> set[str]:
     return {option for option, value in on.items() if value}
 
 
-def _instances(step: Step, spec: RunSpec) -> list[tuple[str, Collaborator | None]]:
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The collaborators that differ in their sample alone; they answer together."""
+
+    model: Weights
+    references: int
+    samples: int
+
+
+def _instances(step: Step, spec: RunSpec) -> list[tuple[str, Configuration | None]]:
     if not step.fan_out:
         return [(step.name, None)]
-    return [(f"{step.name}/{collaborator.name}", collaborator) for collaborator in spec.collaborator_list()]
+    names = Counter((one.configuration, one.model, one.references) for one in spec.collaborator_list())
+    return [
+        (f"{step.name}/{name}", Configuration(model, references, samples)) for (name, model, references), samples in names.items()
+    ]
 
 
 def _inputs(
-    step: Step, collaborator: Collaborator | None, options: set[str], scope: Artifacts
+    step: Step, configuration: Configuration | None, options: set[str], scope: Artifacts
 ) -> dict[str, tuple[InputFile, ...]] | None:
     """Role -> files; None while a file is still to be written. Roles that nothing writes, or that an option turns off, are left out."""
     inputs: dict[str, tuple[InputFile, ...]] = {}
     for role, names in step.reads.items():
         if role in step.optional_reads and step.optional_reads[role] not in options:
             continue
-        if collaborator and (
-            (role == "model" and collaborator.model is Weights.BASE) or (role in _SHOWN and not collaborator.references)
+        if configuration and (
+            (role == "model" and configuration.model is Weights.BASE) or (role in _SHOWN and not configuration.references)
         ):
             continue
         present = [scope[name] for name in names if name in scope]
@@ -151,19 +164,19 @@ def _inputs(
     return inputs
 
 
-_SHOWN = ("library", "references")  # what only a collaborator with references reads
+_SHOWN = ("library", "references")  # what only collaborators with references read
 
 
-def _params(step: Step, spec: RunSpec, resolved: Resolved, collaborator: Collaborator | None) -> dict[str, Any]:
+def _params(step: Step, spec: RunSpec, resolved: Resolved, configuration: Configuration | None) -> dict[str, Any]:
     """Everything besides its inputs that a step's result depends on, and nothing else: it goes into the key."""
     task = spec.task.model_dump(mode="json")
     model = {"base_sha256": resolved.base_sha256, "engine": resolved.engine, "task": task, "max_tokens": spec.max_tokens}
     if step.kind == "train":
         train = spec.train.model_dump(exclude={"references"}) | {"lora_alpha": spec.train.lora_alpha or 2 * spec.train.lora_rank}
         return {"base_model": spec.model, "base_sha256": resolved.base_sha256, "seed": spec.seed, **train}
-    if step.kind == "infer" and collaborator:
-        shown = {"model": collaborator.model.value, "references": collaborator.references, "sample": collaborator.sample}
-        return {**model, "collaborator": shown, "temperature": spec.temperature, "seed": spec.seed}
+    if step.kind == "infer" and configuration:
+        shown = {"model": configuration.model.value, "references": configuration.references, "samples": configuration.samples}
+        return {**model, "configuration": shown, "temperature": spec.temperature, "seed": spec.seed}
     params: dict[str, dict[str, Any]] = {
         "index": {"embedding_sha256": resolved.embedding_sha256, "references": spec.train.references},
         "examples": {"task": task, "references": spec.train.references},

@@ -89,6 +89,7 @@ class RunDriver:
         self.version = 0
         self._world = surroundings
         self._active: dict[ShardId, ActiveJob] = {}
+        self._rows: dict[str, list[int]] = {}  # by key of a sharded step
         self._manifests: dict[tuple[str, int | None], Manifest] = {}
         self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
         self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
@@ -279,18 +280,22 @@ class RunDriver:
             return
         job.progress = Progress(**lines)
         total = Progress(**lines)
-        shards = len(job.step.work.shards) if job.step.work else 1
-        if shards > 1:  # all shards but the last have the same number of rows
-            finished = shards - len(
-                [shard for shard in job.step.missing if (job.step.label, shard) not in self._manifests_of(job)]
-            )
-            total.done, total.total = finished * self.run.spec.shard_rows + job.progress.done, shards * self.run.spec.shard_rows
+        if job.step.work and job.step.work.parts:
+            rows = self._shard_rows(job.step.work)
+            finished = [shard for (key, shard) in self._manifests if key == job.step.work.key and shard is not None]
+            at_work = [one for one in self._active.values() if one.step.label == job.step.label]
+            total.done = sum(rows[shard] for shard in finished) + sum(one.progress.done for one in at_work)
+            total.total = sum(rows)
         self.progress[job.step.label] = total
         self._notify()
 
-    def _manifests_of(self, job: ActiveJob) -> set[ShardId]:
-        key = job.step.work.key if job.step.work else ""
-        return {(job.step.label, shard) for (found, shard) in self._manifests if found == key}
+    def _shard_rows(self, todo: work.Work) -> list[int]:
+        """Rows of each shard. All but the last are full."""
+        if todo.key not in self._rows:
+            last = max(todo.inputs["rows"], key=lambda file: -1 if file.part is None else file.part)
+            full = [self.run.spec.shard_rows] * (len(todo.shards) - 1)
+            self._rows[todo.key] = [*full, len(self._world.artifacts.read_json_lines(last.file))]
+        return self._rows[todo.key]
 
     def _new_progress(self, job: ActiveJob) -> dict[str, Any] | None:
         latest = None

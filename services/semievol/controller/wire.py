@@ -8,7 +8,7 @@ from typing import Any
 
 from semievol.common import errors
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.common.v1 import task_pb2
+from semievol.common.wire import task_from_wire, task_to_wire
 from semievol.controller.core import RunView, StepView
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.reconcile import Progress
@@ -36,13 +36,7 @@ _TRAIN = ("epochs", "learning_rate", "lora_rank", "lora_alpha", "batch_size", "g
 def spec_to_wire(spec: RunSpec) -> pb.RunSpec:
     message = pb.RunSpec(**{name: getattr(spec, name) for name in (*_SCALARS, *_OPTIONALS)})
     message.data.CopyFrom(pb.DataSpec(**spec.data.model_dump()))
-    message.task.CopyFrom(
-        task_pb2.Task(
-            type=task_pb2.TaskType.Value(f"TASK_TYPE_{spec.task.type.name}"),
-            answer=task_pb2.AnswerForm.Value(f"ANSWER_FORM_{spec.task.answer.name}"),
-            instruction=spec.task.instruction,
-        )
-    )
+    message.task.CopyFrom(task_to_wire(spec.task.task()))
     if isinstance(spec.collaborators, int):
         message.collaborator_count = spec.collaborators
     else:
@@ -62,11 +56,8 @@ def spec_from_wire(message: pb.RunSpec) -> RunSpec:
     value["data"] = {
         name: getattr(message.data, name) for name in ("labeled", "unlabeled", "test", "dev") if getattr(message.data, name)
     }
-    value["task"] = {"instruction": message.task.instruction}
-    if message.task.type:
-        value["task"]["type"] = task_pb2.TaskType.Name(message.task.type).removeprefix("TASK_TYPE_").lower()
-    if message.task.answer:
-        value["task"]["answer"] = task_pb2.AnswerForm.Name(message.task.answer).removeprefix("ANSWER_FORM_").lower()
+    task = task_from_wire(message.task)
+    value["task"] = {"type": task.type, "answer": task.answer, "instruction": task.instruction, "options": list(task.options)}
     if message.collaborator_count:
         value["collaborators"] = message.collaborator_count
     elif message.collaborators:

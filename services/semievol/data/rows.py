@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol.algorithm.answers import canonical_answer
-from semievol.algorithm.types import Row, Task, TaskType
+from semievol.algorithm.types import MAX_OPTIONS, Row, Task, TaskType
 from semievol.common.keys import content_key
 from semievol.data.formats import is_clean
 
 COLUMNS = ("question", "options", "answer", "id", "category")
-MAX_OPTIONS = 26  # letters A..Z
 MAX_ID_LETTERS = 256
 _MAX_LITERAL = 64 * 1024  # characters of a Python list; parsing one takes far more memory than its text
 _NUMBER = re.compile(r"\$?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?%?")
@@ -44,7 +43,11 @@ class Parsed:
 
 def required(task: Task, labeled: bool) -> tuple[str, ...]:
     """The columns that must be there."""
-    return ("question", *(("options",) if task.type is TaskType.CHOICE else ()), *(("answer",) if labeled else ()))
+    return (
+        "question",
+        *(("options",) if task.type is TaskType.CHOICE and not task.options else ()),
+        *(("answer",) if labeled else ()),
+    )
 
 
 def missing(needed: Iterable[str], present: Iterable[str]) -> str | None:
@@ -135,6 +138,10 @@ def _options(value: Any, task: Task) -> tuple[str, ...]:
             raise BadRecordError(f"the row has options, but the task's type is {task.type}")
         return ()
     options = tuple(_option(index, option) for index, option in enumerate(listed))
+    if task.options:
+        if options and options != task.options:
+            raise BadRecordError("the row's options are not those of task.options")
+        return ()
     if len(options) < 2:
         raise BadRecordError(f"a multiple-choice row needs at least 2 options, this has {len(options)}")
     if len(options) > MAX_OPTIONS:
@@ -192,7 +199,7 @@ def _answer(value: Any, row: Row, task: Task) -> str | None:
     answer = canonical_answer(text, row, task)
     if task.type is TaskType.CHOICE:
         if answer is None:
-            letters = f"A-{_letter(len(row.options) - 1)}"
+            letters = f"A-{_letter(len(task.options_of(row)) - 1)}"
             raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
         return answer.value
     if task.type is TaskType.NUMBER and not (answer and _NUMBER.fullmatch(text)):

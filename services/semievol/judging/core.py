@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from semievol.algorithm import selection, semievol
 from semievol.algorithm.answers import canonical_answer, parse
-from semievol.algorithm.types import Answer, Candidate, Row, Selection, Task, TaskType, Verdict
+from semievol.algorithm.types import MAX_OPTIONS, Answer, Candidate, Row, Selection, Task, TaskType, Verdict
 from semievol.common import errors
 from semievol.ports import BASE_MODEL, NEVER, Cancel, Generator, JudgeRequest
 
 MAX_CANDIDATES = 64
-MAX_OPTIONS = 26  # letters
 DEFAULT_MAX_TOKENS = 128  # of a verdict: an answer with a few sentences
 UNPARSED = Answer("")  # a candidate's `answer` where only its text is known
 
@@ -81,10 +80,13 @@ def _checked_item(request: JudgeRequest, task: Task, field: str) -> JudgeRequest
     row = request.row
     if not row.question.strip():
         raise errors.InvalidInput("The question is empty.", field=f"{field}.row.question")
-    if task.type is TaskType.CHOICE and not 2 <= len(row.options) <= MAX_OPTIONS:
+    if task.type is TaskType.CHOICE and not 2 <= len(task.options_of(row)) <= MAX_OPTIONS:
         raise errors.InvalidInput(
-            f"A multiple-choice row has 2 to {MAX_OPTIONS} options, not {len(row.options)}.", field=f"{field}.row.options"
+            f"A multiple-choice row has 2 to {MAX_OPTIONS} options, not {len(task.options_of(row))}.",
+            field=f"{field}.row.options",
         )
+    if task.options and row.options not in ((), task.options):
+        raise errors.InvalidInput("The row's options are not those of the task.", field=f"{field}.row.options")
     if not 1 <= len(request.candidates) <= MAX_CANDIDATES:
         raise errors.InvalidInput(
             f"A row is judged from 1 to {MAX_CANDIDATES} candidates, not {len(request.candidates)}.", field=f"{field}.candidates"
@@ -93,7 +95,7 @@ def _checked_item(request: JudgeRequest, task: Task, field: str) -> JudgeRequest
         _checked_candidate(candidate, row, task, f"{field}.candidates[{j}].answer")
         for j, candidate in enumerate(request.candidates)
     ]
-    return JudgeRequest(row, tuple(candidates))
+    return JudgeRequest(replace(row, options=()) if task.options else row, tuple(candidates))
 
 
 def _checked_candidate(candidate: Candidate, row: Row, task: Task, field: str) -> Candidate:

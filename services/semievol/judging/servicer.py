@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semievol.common.grpc_server import Context, Workers
+from semievol.common.wire import task_from_wire
 from semievol.judging import core, wire
 from semievol.judging.v1 import judging_service_pb2 as pb
 from semievol.judging.v1 import judging_service_pb2_grpc as pb_grpc
@@ -17,7 +18,7 @@ class JudgingServicer(pb_grpc.JudgingServiceServicer):
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
         core.check_page(len(request.items), self._max_batch_count)
-        requests, task = wire.judge_requests(request.items), wire.task(request.task)
+        requests, task = wire.judge_requests(request.items), task_from_wire(request.task)
         options = {"judge_all": request.judge_all, "max_tokens": wire.max_tokens(request)}
         verdicts = await self._workers.run_cancellable(self._judge.judge, wire.model(request), task, requests, **options)
         return wire.judge_response(verdicts)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from semievol.algorithm.types import (
     Answer,
-    AnswerForm,
     Candidate,
     Decision,
     Message,
@@ -16,29 +14,15 @@ from semievol.algorithm.types import (
     Row,
     Selection,
     Task,
-    TaskType,
     Verdict,
 )
 from semievol.common import errors
 from semievol.common.v1 import chat_pb2, task_pb2
+from semievol.common.wire import known, task_to_wire
 from semievol.judging.core import DEFAULT_MAX_TOKENS, UNPARSED
 from semievol.judging.v1 import judging_service_pb2 as pb
 from semievol.ports import BASE_MODEL, JudgeRequest
 
-K = TypeVar("K")  # an enum's code
-T = TypeVar("T")
-
-_TASK_TYPES = {
-    task_pb2.TASK_TYPE_UNSPECIFIED: TaskType.CHOICE,
-    task_pb2.TASK_TYPE_CHOICE: TaskType.CHOICE,
-    task_pb2.TASK_TYPE_NUMBER: TaskType.NUMBER,
-    task_pb2.TASK_TYPE_TEXT: TaskType.TEXT,
-}
-_ANSWER_FORMS = {
-    task_pb2.ANSWER_FORM_UNSPECIFIED: AnswerForm.LETTER,
-    task_pb2.ANSWER_FORM_LETTER: AnswerForm.LETTER,
-    task_pb2.ANSWER_FORM_TEXT: AnswerForm.TEXT,
-}
 _NO_ANSWERS = {
     pb.NO_ANSWER_EMPTY: NoAnswer.EMPTY,
     pb.NO_ANSWER_TRUNCATED: NoAnswer.TRUNCATED,
@@ -57,8 +41,6 @@ _REASONS = {
     pb.REASON_NO_ANSWER: Reason.NO_ANSWER,
     pb.REASON_NO_ENTROPY: Reason.NO_ENTROPY,
 }
-_TASK_TYPE_CODES = {value: code for code, value in _TASK_TYPES.items()}
-_ANSWER_FORM_CODES = {value: code for code, value in _ANSWER_FORMS.items()}
 _NO_ANSWER_CODES = {value: code for code, value in _NO_ANSWERS.items()}
 _DECISION_CODES = {value: code for code, value in _DECISIONS.items()}
 _REASON_CODES = {value: code for code, value in _REASONS.items()}
@@ -72,9 +54,7 @@ def judge_request(
 ) -> pb.JudgeRequest:
     return pb.JudgeRequest(
         model=model,
-        task=task_pb2.Task(
-            type=_TASK_TYPE_CODES[task.type], answer=_ANSWER_FORM_CODES[task.answer], instruction=task.instruction
-        ),
+        task=task_to_wire(task),
         items=[judge_item(request) for request in requests],
         judge_all=judge_all,
         max_tokens=max_tokens,
@@ -104,15 +84,6 @@ def max_tokens(request: pb.JudgeRequest) -> int:
     return request.max_tokens or DEFAULT_MAX_TOKENS
 
 
-def task(message: task_pb2.Task) -> Task:
-    """Raises InvalidInput for a number that is none of the enum's."""
-    return Task(
-        _known(_TASK_TYPES, message.type, "task.type"),
-        _known(_ANSWER_FORMS, message.answer, "task.answer"),
-        message.instruction,
-    )
-
-
 def judge_requests(items: Iterable[pb.JudgeItem]) -> list[JudgeRequest]:
     """Raises InvalidInput naming the field of a candidate."""
     return [
@@ -131,7 +102,7 @@ def _candidate(message: pb.Candidate, field: str) -> Candidate:
             raise errors.InvalidInput(
                 "A candidate has an answer or the reason why it has none, not both.", field=f"{field}.answer"
             )
-        answer = _known(_NO_ANSWERS, message.no_answer, f"{field}.no_answer")
+        answer = known(_NO_ANSWERS, message.no_answer, f"{field}.no_answer")
     return Candidate(message.collaborator, message.text, answer, tuple(message.token_logprobs))
 
 
@@ -194,9 +165,3 @@ def selection(response: pb.SelectResponse) -> Selection:
         response.threshold if response.HasField("threshold") else None,
         {message.row_id: _REASONS[message.reason] for message in response.reasons},
     )
-
-
-def _known(values: Mapping[K, T], code: K, field: str) -> T:
-    if code not in values:
-        raise errors.InvalidInput(f"{code} is not a value of this field.", field=field)
-    return values[code]

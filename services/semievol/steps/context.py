@@ -81,7 +81,7 @@ class StepContext:
     @property
     def task(self) -> Task:
         task = self.params["task"]
-        return Task(TaskType(task["type"]), AnswerForm(task["answer"]), task.get("instruction", ""))
+        return Task(TaskType(task["type"]), AnswerForm(task["answer"]), task.get("instruction", ""), tuple(task["options"]))
 
     def lines(self, role: str) -> list[Any]:
         """The records of all files of a role; empty if the step does not read it."""

@@ -1,4 +1,4 @@
-"""Eq. 4: one collaborator answers one shard of the unlabeled rows."""
+"""Eq. 4: the collaborators of one configuration answer one shard of the unlabeled rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from semievol.steps.context import StepContext
 
 
 def run(step: StepContext) -> dict[str, bytes]:
-    shown = step.params["collaborator"]
-    collaborator = Collaborator(Weights(shown["model"]), shown["references"], shown["sample"])
+    shown = step.params["configuration"]
+    collaborators = [Collaborator(Weights(shown["model"]), shown["references"], sample) for sample in range(shown["samples"])]
     sampling = Sampling(temperature=step.params["temperature"], max_tokens=step.params["max_tokens"])
     model, references = step.model(), step.references()
     lines = []
@@ -19,7 +19,7 @@ def run(step: StepContext) -> dict[str, bytes]:
         answers = semievol.collaborate(
             step.services.generation,
             model,
-            collaborator,
+            collaborators,
             page,
             references,
             step.task,
@@ -27,5 +27,5 @@ def run(step: StepContext) -> dict[str, bytes]:
             step.params["seed"],
             cancel=step.cancel,
         )
-        lines += [records.candidate_to_record(row.id, answers[row.id]) for row in page]
+        lines += [records.candidate_to_record(row.id, candidate) for row in page for candidate in answers[row.id]]
     return {"candidates.jsonl": records.to_lines(lines)}

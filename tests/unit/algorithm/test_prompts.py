@@ -49,6 +49,18 @@ def test_options_with_commas_get_lines_of_their_own() -> None:
     assert prompt.endswith("Options:\n- Red, or so\n- Green")
 
 
+def test_options_of_the_task_stand_with_the_instruction_so_that_prompts_share_their_beginning() -> None:
+    words = Task(TaskType.CHOICE, AnswerForm.TEXT, "Which team?", ("Roads", "Water"))
+    letters = Task(TaskType.CHOICE, AnswerForm.LETTER, "Which team?", ("Roads", "Water"))
+    row = Row("r", "Where does it leak?")
+    assert rendered(plain_prompt(row, words)) == ("[user]\nWhich team?\nOptions: Roads, Water\n\nQuestion: Where does it leak?")
+    assert rendered(plain_prompt(row, letters)) == (
+        "[user]\nWhich team?\nOptions:\nA. Roads\nB. Water\n\nQuestion: Where does it leak?"
+    )
+    known = Row("l", "Who mends the bridge?", answer="A")
+    assert rendered(reference_prompt(row, [known], words)).count("Options:") == 1
+
+
 @pytest.mark.parametrize(
     ("task", "wording"),
     [

@@ -145,7 +145,7 @@ def test_trap_3_every_response_is_scored_by_one_model_on_the_plain_task_whoever_
 
 
 def seeds(collaborator: Collaborator, row: Row = ROW, references: tuple[Row, ...] = (), seed: int = 0) -> tuple[int, ...]:
-    return semievol.collaborator_prompt(collaborator, row, references, TASK, seed).seeds
+    return semievol.collaborator_prompt([collaborator], row, references, TASK, seed).seeds
 
 
 def test_trap_4_seeds_depend_on_run_seed_row_collaborator_and_sample_and_on_nothing_else() -> None:
@@ -168,12 +168,27 @@ def test_trap_4_seeds_depend_on_run_seed_row_collaborator_and_sample_and_on_noth
     assert all(len(drawn) == 1 and 0 <= drawn[0] < 2**63 for drawn in same | others)
 
 
+def test_trap_4_collaborators_of_one_configuration_ask_once_and_answer_as_they_would_alone() -> None:
+    generator = ScriptedGenerator(lambda prompt: f"Answer: {'AB'[prompt.seeds[0] % 2]} {prompt.seeds[0]}")
+    twins = [Collaborator(Weights.BASE, 0, sample) for sample in (0, 1)]
+    together = semievol.collaborate(generator, "base", twins, [ROW], {}, TASK, Sampling(temperature=1.0), 0)[ROW.id]
+    alone = [
+        semievol.collaborate(generator, "base", [one], [ROW], {}, TASK, Sampling(temperature=1.0), 0)[ROW.id] for one in twins
+    ]
+    (_, prompts, sampling), *single = generator.calls
+    assert len(prompts) == 1
+    assert sampling.n == 2
+    assert prompts[0].seeds == tuple(seed for _, asked, _ in single for seed in asked[0].seeds)
+    assert [candidate.collaborator for candidate in together] == [one.name for one in twins]
+    assert together == [candidate for candidates in alone for candidate in candidates]
+
+
 def test_trap_4_a_seed_does_not_depend_on_the_other_rows_or_their_order() -> None:
     rows = [replace(ROW, id=f"u{i}") for i in range(5)]
     generator = ScriptedGenerator()
     one = Collaborator(Weights.BASE, 0)
     for chosen in (rows, rows[::-1], rows[2:3]):
-        semievol.collaborate(generator, "base", one, chosen, {}, TASK, Sampling(temperature=1.0), 0)
+        semievol.collaborate(generator, "base", [one], chosen, {}, TASK, Sampling(temperature=1.0), 0)
     first, second, third = ({prompt.id: prompt.seeds for prompt in prompts} for _, prompts, _ in generator.calls)
     assert first == second
     assert third == {"u2": first["u2"]}
@@ -182,7 +197,7 @@ def test_trap_4_a_seed_does_not_depend_on_the_other_rows_or_their_order() -> Non
 def test_trap_4_a_collaborator_sees_its_number_of_references_nearest_first() -> None:
     library = [Row(f"l{i}", f"Reference {i}?", ("Grass", "Blood"), answer="A") for i in range(3)]
     for count in range(4):
-        messages = semievol.collaborator_prompt(Collaborator(Weights.BASE, count), ROW, library, TASK, 0).messages
+        messages = semievol.collaborator_prompt([Collaborator(Weights.BASE, count)], ROW, library, TASK, 0).messages
         shown = "\n".join(message.content for message in messages)
         assert [f"Reference {i}?" in shown for i in range(3)] == [i < count for i in range(3)]
         assert messages[-1] == plain_prompt(ROW, TASK)[0]
@@ -228,7 +243,7 @@ def test_trap_6_an_unlabeled_answer_and_metadata_reach_no_prompt() -> None:
         plain_prompt(LEAKY, TASK),
         reference_prompt(LEAKY, library, TASK),
         judge_prompt(LEAKY, candidates, TASK),
-        semievol.collaborator_prompt(Collaborator(Weights.WARM, 1), LEAKY, library, TASK, 0).messages,
+        semievol.collaborator_prompt([Collaborator(Weights.WARM, 1)], LEAKY, library, TASK, 0).messages,
     ]
     assert SECRET not in repr(prompts)
     assert SECRET not in semievol.embedding_text(LEAKY)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
 import yaml
 from pydantic import BaseModel
 from semievol.cli.reference import reference
 from semievol.cli.runkeys import EXAMPLES, KEYS, markdown_table, template
+from semievol.common import errors
 from semievol.common.runspec import RunSpec, load_run_file, parse_run_spec
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -53,3 +55,19 @@ def test_the_file_that_init_writes_has_every_key_and_a_comment_above_it() -> Non
     for before, line in itertools.pairwise(lines):
         if ":" in line and not line.strip().startswith("#") and not line.endswith(":"):
             assert before.strip().startswith("#"), line
+
+
+@pytest.mark.parametrize(
+    ("task", "fault"),
+    [
+        ({"options": ["one"]}, "2 to 26 options"),
+        ({"options": ["one", " one"]}, "none twice"),
+        ({"options": ["one", ""]}, "none empty"),
+        ({"options": ["one", "two"], "type": "number"}, "type choice"),
+    ],
+)
+def test_options_of_the_task_are_checked_before_a_run(task: dict[str, object], fault: str) -> None:
+    least = {"name": "a", "model": "m", "embedding": "e", "data": {"labeled": "a", "unlabeled": "b"}, "task": task}
+    with pytest.raises(errors.InvalidInput, match=fault) as caught:
+        parse_run_spec(least)
+    assert (caught.value.field or "").startswith("task")

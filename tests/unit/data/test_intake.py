@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from semievol.algorithm.types import Task, TaskType
+from semievol.algorithm.types import AnswerForm, Task, TaskType
 from semievol.common import errors
 from semievol.data.intake import DataSet, Role, load
 
@@ -325,3 +325,26 @@ def test_reading_stops_after_ten_thousand_bad_rows(tmp_path: Path) -> None:
     error = refused(path, NUMBER)
     assert len(error.rows) == 10_000
     assert "up to line 10001" in error.message
+
+
+# ---------------------------------------------------------------- options of the task
+
+TEAMS = Task(TaskType.CHOICE, AnswerForm.TEXT, "", ("Roads", "Water"))
+
+
+def test_with_options_of_the_task_no_column_is_needed(tmp_path: Path) -> None:
+    data = load(csv_file(tmp_path, "id,question,answer\na,It leaks.,Water\nb,A hole.,roads\nc,Both?,2\n"), TEAMS, Role.LABELED)
+    assert [(row.options, row.answer) for row in data.rows] == [((), "B"), ((), "A"), ((), "B")]
+
+
+def test_a_row_may_repeat_the_options_of_the_task_but_have_no_others(tmp_path: Path) -> None:
+    header, same, other = "id,question,options,answer\n", '"[""Roads"", ""Water""]"', '"[""Water"", ""Roads""]"'
+    data = load(csv_file(tmp_path, f"{header}a,It leaks.,{same},B\n"), TEAMS, Role.LABELED)
+    assert data.rows[0].options == ()
+    error = refused(csv_file(tmp_path, f"{header}a,It leaks.,{other},A\n"), TEAMS)
+    assert "not those of task.options" in error.rows[0].reason
+
+
+def test_an_answer_outside_the_options_of_the_task_is_refused(tmp_path: Path) -> None:
+    error = refused(csv_file(tmp_path, "id,question,answer\na,It leaks.,Parks\n"), TEAMS)
+    assert "neither a letter A-B nor one of the options" in error.rows[0].reason

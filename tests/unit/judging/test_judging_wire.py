@@ -17,6 +17,7 @@ from semievol.algorithm.types import (
     TaskType,
     Verdict,
 )
+from semievol.common.wire import task_from_wire
 from semievol.judging import wire
 from semievol.judging.v1 import judging_service_pb2 as pb
 from semievol.ports import JudgeRequest
@@ -27,9 +28,9 @@ ROW = Row("r", "Where?", ("Roads", "Water"))
 @pytest.mark.parametrize("type_", list(TaskType))
 @pytest.mark.parametrize("form", list(AnswerForm))
 def test_a_task_survives_the_wire(type_: TaskType, form: AnswerForm) -> None:
-    task = Task(type_, form, "Say it.")
+    task = Task(type_, form, "Say it.", ("Roads", "Water"))
     message = wire.judge_request("warm", task, [], judge_all=True, max_tokens=9)
-    assert wire.task(message.task) == task
+    assert task_from_wire(message.task) == task
     assert (wire.model(message), wire.max_tokens(message), message.judge_all) == ("warm", 9, True)
 
 

@@ -291,5 +291,5 @@ def test_a_second_pod_of_a_finished_job_does_nothing(bench: Bench) -> None:
 def test_a_device_that_is_not_there_is_named(bench: Bench) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(errors.Unavailable, match="no GPU"):
+    with pytest.raises(errors.Unavailable, match="no CUDA device"):
         train(bench, bench.spec(), device="cuda")

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsemievol/common/v1/task.proto\x12\x12semievol.common.v1\"w\n\x04Task\x12*\n\x04type\x18\x01 \x01(\x0e\x32\x1c.semievol.common.v1.TaskType\x12.\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x1e.semievol.common.v1.AnswerForm\x12\x13\n\x0binstruction\x18\x03 \x01(\t\"4\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t*e\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TYPE_CHOICE\x10\x01\x12\x14\n\x10TASK_TYPE_NUMBER\x10\x02\x12\x12\n\x0eTASK_TYPE_TEXT\x10\x03*W\n\nAnswerForm\x12\x1b\n\x17\x41NSWER_FORM_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_FORM_LETTER\x10\x01\x12\x14\n\x10\x41NSWER_FORM_TEXT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsemievol/common/v1/task.proto\x12\x12semievol.common.v1\"\x88\x01\n\x04Task\x12*\n\x04type\x18\x01 \x01(\x0e\x32\x1c.semievol.common.v1.TaskType\x12.\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x1e.semievol.common.v1.AnswerForm\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"4\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t*e\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TYPE_CHOICE\x10\x01\x12\x14\n\x10TASK_TYPE_NUMBER\x10\x02\x12\x12\n\x0eTASK_TYPE_TEXT\x10\x03*W\n\nAnswerForm\x12\x1b\n\x17\x41NSWER_FORM_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_FORM_LETTER\x10\x01\x12\x14\n\x10\x41NSWER_FORM_TEXT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.common.v1.task_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKTYPE']._serialized_start=228
-  _globals['_TASKTYPE']._serialized_end=329
-  _globals['_ANSWERFORM']._serialized_start=331
-  _globals['_ANSWERFORM']._serialized_end=418
-  _globals['_TASK']._serialized_start=53
-  _globals['_TASK']._serialized_end=172
-  _globals['_ROW']._serialized_start=174
-  _globals['_ROW']._serialized_end=226
+  _globals['_TASKTYPE']._serialized_start=246
+  _globals['_TASKTYPE']._serialized_end=347
+  _globals['_ANSWERFORM']._serialized_start=349
+  _globals['_ANSWERFORM']._serialized_end=436
+  _globals['_TASK']._serialized_start=54
+  _globals['_TASK']._serialized_end=190
+  _globals['_ROW']._serialized_start=192
+  _globals['_ROW']._serialized_end=244
 # @@protoc_insertion_point(module_scope)

@@ -80,22 +80,30 @@ class Task(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     INSTRUCTION_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     type: Global___TaskType.ValueType
     """How answers are compared."""
     answer: Global___AnswerForm.ValueType
     """What a multiple-choice answer looks like; ignored for other types."""
     instruction: _builtins.str
     """Put before each question; empty means the built-in wording."""
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The options of every row of a classification task (2 to 26, none twice), shown once with the instruction; rows have none of their own
+        then, or the same. Empty: each multiple-choice row brings its options.
+        """
+
     def __init__(
         self,
         *,
         type: Global___TaskType.ValueType = ...,
         answer: Global___AnswerForm.ValueType = ...,
         instruction: _builtins.str = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "instruction", b"instruction", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "instruction", b"instruction", "options", b"options", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from semievol.common import errors
+from semievol.common.cpu_lane import lane_of, on_cpu_lane
 from semievol.embedding import core
 from semievol.embedding.backends import references
 from semievol.ports import NEVER, Cancel, EmbedderInfo, FloatMatrix
@@ -29,12 +30,14 @@ class SentenceTransformersEmbedder:
             ) from error
         logging.disable_progress_bar()
         try:
-            self._model = SentenceTransformer(
-                str(local.directory),
-                device=None if device == "auto" else device,
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
+            self._model = on_cpu_lane(
+                lambda: SentenceTransformer(
+                    str(local.directory),
+                    device=None if device == "auto" else device,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )
             )
         except Exception as error:  # the library raises whatever its parts raise on a broken directory
             raise errors.InvalidInput(
@@ -42,7 +45,8 @@ class SentenceTransformersEmbedder:
                 field=references.FIELD,
             ) from error
         self._batch_count = batch_count
-        dimension = self._model.get_embedding_dimension() or self._model.encode(["dimension"]).shape[1]
+        self._on_lane = lane_of(self._model.device.type)
+        dimension = self._model.get_embedding_dimension() or self._encode(["dimension"]).shape[1]
         self._info = EmbedderInfo(reference, local.sha256, dimension, self._model.max_seq_length or 0)
 
     def info(self) -> EmbedderInfo:
@@ -56,5 +60,8 @@ class SentenceTransformersEmbedder:
             if cancel.is_set():
                 raise errors.Cancelled("Embedding was cancelled.")
             batch = order[start : start + self._batch_count]
-            matrix[batch] = self._model.encode([texts[i] for i in batch], batch_size=len(batch), show_progress_bar=False)
+            matrix[batch] = self._encode([texts[i] for i in batch])
         return core.unit_rows(matrix)
+
+    def _encode(self, texts: list[str]) -> FloatMatrix:
+        return self._on_lane(lambda: self._model.encode(texts, batch_size=len(texts), show_progress_bar=False))

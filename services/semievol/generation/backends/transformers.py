@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.chat_format import completion_ids, end_of_turn_id, render
+from semievol.common.cpu_lane import lane_of, on_cpu_lane
 from semievol.common.models import resolve_model
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
@@ -62,7 +64,8 @@ class TransformersEngine:
         batch_tokens: int = 8192,
     ) -> None:
         local = resolve_model(reference, cache)
-        model, self._tokenizer = weights.load(local, device, precision)
+        model, self._tokenizer = on_cpu_lane(lambda: weights.load(local, device, precision))
+        self._on_lane = lane_of(model.device.type)
         if adapter_mode == "auto":
             adapter_mode = "merged" if model.device.type == "cpu" else "switched"
         self._weights: weights.Weights = (
@@ -145,30 +148,36 @@ class TransformersEngine:
         on_token: OnToken | None = None,
     ) -> list[Completion]:
         """[B] prompts and [B * n] seeds -> [B * n] completions."""
-        import torch
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
         limits = [min(sampling.max_tokens, self._base.max_model_tokens - len(row)) for row in rows for _ in range(sampling.n)]
         picker = Picker(seeds, sampling, on_token)
         watch = Watch(picker, limits, sampling.stop, self._reader.text, cancel)
-        with self._turn, self._weights.use(adapter) as model, torch.inference_mode():
+        with self._turn:
             core.check_cancel(cancel)  # it may have been a long wait
-            shared = batches.shared_prefix(rows, [len(row) - 1 for row in rows]) if self._can_share else 0
-            batch = batches.lay_out(model, rows, shared, self._end_ids[0])
-            batch = batches.multiply(model, batch, sampling.n)
-            model.generate(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                past_key_values=batch.cache,
-                generation_config=_plain_decoding(self._end_ids, max(limits)),
-                logits_processor=LogitsProcessorList([picker]),
-                stopping_criteria=StoppingCriteriaList([watch]),
-            )
+            self._on_lane(lambda: self._decode(adapter, rows, sampling.n, max(limits), picker, watch))
         core.check_cancel(cancel)
         return [
             self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop)
             for tokens, logprobs, limit in zip(picker.tokens, picker.logprobs, limits, strict=True)
         ]
+
+    def _decode(
+        self, adapter: Adapter | None, rows: Sequence[list[int]], n: int, max_tokens: int, picker: Picker, watch: Watch
+    ) -> None:
+        import torch
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        with self._weights.use(adapter) as model, torch.inference_mode():
+            shared = batches.shared_prefix(rows, [len(row) - 1 for row in rows]) if self._can_share else 0
+            batch = batches.lay_out(model, rows, shared, self._end_ids[0])
+            batch = batches.multiply(model, batch, n)
+            model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                past_key_values=batch.cache,
+                generation_config=_plain_decoding(self._end_ids, max_tokens),
+                logits_processor=LogitsProcessorList([picker]),
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
 
     # ------------------------------------------------------------ Scorer
 
@@ -186,7 +195,8 @@ class TransformersEngine:
         for batch in core.length_batches(costs, self._batch_tokens):
             core.check_cancel(cancel)
             pairs = [(prompts[i], replies[i]) for i in batch]
-            found.update(zip(batch, self._score(adapter, pairs), strict=True))
+            with self._turn:
+                found.update(zip(batch, self._on_lane(partial(self._score, adapter, pairs)), strict=True))
         return [Score(request.id, self._reader.texts(replies[i]), found[i]) for i, request in enumerate(requests)]
 
     def _score(self, adapter: Adapter | None, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, ...]]:
@@ -197,7 +207,7 @@ class TransformersEngine:
         if longest == 0:
             return [() for _ in pairs]
         rows = [[*prompt, *reply] for prompt, reply in pairs]
-        with self._turn, self._weights.use(adapter) as model, torch.inference_mode():
+        with self._weights.use(adapter) as model, torch.inference_mode():
             shared = batches.shared_prefix(rows, [len(prompt) - 1 for prompt, _ in pairs]) if self._can_share else 0
             batch = batches.lay_out(model, rows, shared, self._end_ids[0])
             logits = model(
@@ -224,14 +234,17 @@ class TransformersEngine:
         with self._turn:
             adapter = self._adapters.open(name, uri)
             if self._adapters.get(name) is None:
-                self._weights.add(adapter)
-                try:
-                    self._check_canary(adapter)
-                except errors.InvalidInput:
-                    self._weights.remove(name)
-                    raise
+                self._on_lane(lambda: self._apply(adapter))
                 self._adapters.add(adapter)
             return core.adapter_info(self._base, self._adapters.get(name) or adapter)
+
+    def _apply(self, adapter: Adapter) -> None:
+        self._weights.add(adapter)
+        try:
+            self._check_canary(adapter)
+        except errors.InvalidInput:
+            self._weights.remove(adapter.name)
+            raise
 
     def unload_adapter(self, name: str) -> None:
         with self._turn:

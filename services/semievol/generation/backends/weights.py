@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from semievol.common import errors
 from semievol.common.models import LocalModel
+from semievol.common.torch_models import flatten_head_input, torch_device, torch_precision
 from semievol.generation.adapters import WEIGHTS, Adapter
 from semievol.generation.backends.attention import use_grouped
 
@@ -33,11 +34,8 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
             field="model",
         ) from error
     logging.disable_progress_bar()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise errors.Unavailable("There is no CUDA device on this machine; set the device to auto or cpu.", field="device")
-    dtype = getattr(torch, fastest_precision(device) if precision == "auto" else precision)
+    device = torch_device(device)
+    dtype = getattr(torch, torch_precision(precision, device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(local.directory, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(local.directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
@@ -46,17 +44,8 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
         raise errors.InvalidInput(f"{local.reference} cannot be loaded as a language model: {reason}", field="model") from error
     model = model.to(device).eval().requires_grad_(False)
     use_grouped(model)
+    flatten_head_input(model)
     return model, tokenizer
-
-
-def fastest_precision(device: str) -> str:
-    """bfloat16 where the hardware multiplies it (GPUs; CPUs with AVX512_BF16 or AMX); elsewhere it is emulated, at a fraction of float32."""
-    import torch
-
-    if device != "cpu":
-        return "bfloat16"
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 class Weights(Protocol):

@@ -25,7 +25,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from semievol.algorithm.types import TrainingExample
 from semievol.common import errors
+from semievol.common.cpu_lane import lane_of
 from semievol.common.models import LocalModel
+from semievol.common.torch_models import flatten_head_input, torch_device, torch_precision
 from semievol.ports import Cancel, TrainingSpec
 from semievol.training import checkpoint
 from semievol.training.batches import Pass, encode, passes, total_updates, update_indices
@@ -46,9 +48,10 @@ class PeftRun:
         self._examples = encode(AutoTokenizer.from_pretrained(base.directory), examples, spec.max_tokens)
         self._update_examples = spec.batch_size * spec.gradient_accumulation
         self._total = total_updates(len(examples), spec.epochs, self._update_examples)
-        self._device = _device(options.device)
-        self._dtype = _dtype(options.precision, self._device)
-        self.model = adapted_model(base, spec, self._device, self._dtype)
+        self._device = torch.device(torch_device(options.device))
+        self._dtype = getattr(torch, torch_precision(options.precision, self._device.type))
+        self._on_lane = lane_of(self._device.type)
+        self.model = self._on_lane(lambda: adapted_model(base, spec, self._device, self._dtype))
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # A GPU waits for kernel launches with small models, and a pass for the prefix doubles them: sharing halved its speed.
@@ -111,7 +114,7 @@ class PeftRun:
     def _update_in_memory(self, cancel: Cancel) -> int | None:
         """`_update`, saying what to do where the GPU's memory is too small."""
         try:
-            return self._update(cancel)
+            return self._on_lane(lambda: self._update(cancel))
         except torch.OutOfMemoryError as error:
             raise errors.Unavailable(
                 "The GPU's memory is too small for this run: lower SEMIEVOL_TRAINING_TOKENS_PER_PASS, "
@@ -184,6 +187,7 @@ def adapted_model(base: LocalModel, spec: TrainingSpec, device: torch.device, dt
     """The base with a fresh adapter on all linear layers; equal seeds give equal weights on every device."""
     disable_progress_bar()  # a job's log is lines
     model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=dtype, use_safetensors=True).to(device)
+    flatten_head_input(model)
     config = LoraConfig(
         r=spec.lora_rank, lora_alpha=spec.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
@@ -241,19 +245,3 @@ def _plain_cache(model: Any) -> bool:
 
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) is DynamicLayer for layer in layers)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise errors.Unavailable("Device cuda is asked for, but torch sees no GPU.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where it is multiplied in hardware."""
-    if wanted != "auto":
-        return torch.float32 if wanted == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    found = torch.cpu.get_capabilities()
-    return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else torch.float32
