@@ -1,7 +1,7 @@
 """Which examples form an update, and how an update's examples share forward passes. Plain lists; no torch.
 
 B  examples of an update = batch_size x gradient_accumulation        n  examples of a forward pass
-p  tokens of the prefix that all prompts of a pass begin with        L  tokens of the longest rest
+p  tokens of the prefix that all prompts of an update begin with        L  tokens of the longest rest
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 from semievol.algorithm.types import TrainingExample
 from semievol.common.chat_format import completion_ids, end_of_turn_id, render
 from semievol.common.keys import derive_seed
-
-MIN_SHARED_TOKENS = 8  # below this a pass of its own for the prefix costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +61,38 @@ def update_indices(step: int, examples: int, update_examples: int, seed: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward pass: n examples whose prompts all begin with `prefix`, each given by its rest."""
+    """One forward pass: n examples whose prompts all begin with `prefix`, each given by its rest.
 
+    Packed: one sequence, the prefix once and then the rests, without padding; [p + sum of rests]. Else the rests are padded rows, [n, L],
+    and there is no prefix.
+    """
+
+    packed: bool
     prefix: tuple[int, ...]
     rests: tuple[Encoded, ...]
 
 
-def passes(examples: Sequence[Encoded], tokens_per_pass: int, *, share_prefix: bool) -> list[Pass]:
-    """An update's examples in as few passes as keep n x longest <= tokens_per_pass, like lengths together. The sum of their
+def passes(examples: Sequence[Encoded], tokens_per_pass: int, *, packed: bool) -> list[Pass]:
+    """An update's examples in as few passes as keep to tokens_per_pass, padding included, like lengths together. The sum of their
     gradients does not depend on the split: each response token's loss sees its own example's tokens only."""
+    shared = _common_prefix([example.prompt for example in examples]) if packed and len(examples) > 1 else 0
     groups: list[list[Encoded]] = []
     for example in sorted(examples, key=lambda example: example.tokens):
-        if groups and (len(groups[-1]) + 1) * example.tokens <= tokens_per_pass:
+        if groups and _size([*groups[-1], example], shared, packed=packed) <= tokens_per_pass:
             groups[-1].append(example)
         else:
             groups.append([example])
-    return [_pass(group, share_prefix) for group in groups]
+    return [Pass(packed, group[0].prompt[:shared], tuple(_rest(example, shared) for example in group)) for group in groups]
 
 
-def _pass(group: Sequence[Encoded], share_prefix: bool) -> Pass:
-    shared = _common_prefix([example.prompt for example in group]) if share_prefix and len(group) > 1 else 0
-    if shared < MIN_SHARED_TOKENS:
-        return Pass((), tuple(group))
-    rests = tuple(Encoded(example.prompt[shared:], example.response) for example in group)
-    return Pass(group[0].prompt[:shared], rests)
+def _size(group: Sequence[Encoded], shared: int, *, packed: bool) -> int:
+    if packed:
+        return shared + sum(example.tokens - shared for example in group)
+    return len(group) * max(example.tokens for example in group)
+
+
+def _rest(example: Encoded, shared: int) -> Encoded:
+    return Encoded(example.prompt[shared:], example.response)
 
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

@@ -107,26 +107,26 @@ def test_the_loss_curve_is_the_plainest_loops_however_passes_are_cut(
     assert expected[0] - expected[-1] > 0.05  # it does learn
 
 
-def test_gradients_are_those_of_the_plainest_loop_with_and_without_a_shared_prefix(bench: Bench, base: LocalModel) -> None:
+def test_gradients_are_those_of_the_plainest_loop_padded_and_packed(bench: Bench, base: LocalModel) -> None:
     from semievol.training.backends.peft import adapted_model, pass_loss
 
     rows = encoded(base)[:8]
     gradients = []
-    for tokens_per_pass, share in ((1, False), (100_000, False), (100_000, True)):
+    for tokens_per_pass, packed in ((1, False), (100_000, False), (100_000, True), (250, True)):
         model = adapted_model(base, bench.spec(), CPU, torch.float32)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zeros would hide the gradients of A
                 torch.nn.init.constant_(parameter, 0.01)
-        made = passes(rows, tokens_per_pass, share_prefix=share)
-        assert bool(made[0].prefix) == share
+        made = passes(rows, tokens_per_pass, packed=packed)
+        assert bool(made[0].prefix) == packed
         for one in made:
             pass_loss(model, one).backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
-    naive, padded, shared = gradients
+    naive, *others = gradients
     assert len(naive) == 28  # A and B of seven linear layers in two blocks
     for name, gradient in naive.items():
-        torch.testing.assert_close(padded[name], gradient, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(shared[name], gradient, rtol=1e-3, atol=1e-5)
+        for other in others:
+            torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_the_loss_is_on_the_response_only(base: LocalModel, bench: Bench) -> None:
@@ -143,8 +143,9 @@ def test_the_loss_is_on_the_response_only(base: LocalModel, bench: Bench) -> Non
     start = len(row.prompt)
     expected = -(log_probs[start - 1, row.response[0]] + log_probs[start, row.response[1]])
     model = adapted_model(base, bench.spec(), CPU, torch.float32)
-    (one,) = passes([row], 1000, share_prefix=True)
-    torch.testing.assert_close(pass_loss(model, one), expected)
+    for packed in (False, True):
+        (one,) = passes([row], 1000, packed=packed)
+        torch.testing.assert_close(pass_loss(model, one), expected)
 
 
 def published(bench: Bench) -> dict[str, bytes]:

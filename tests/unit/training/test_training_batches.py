@@ -41,29 +41,32 @@ def examples_of(*lengths: int) -> list[Encoded]:
     return [Encoded((*range(10), *range(100 * i, 100 * i + length)), (7, 2)) for i, length in enumerate(lengths, start=1)]
 
 
-def test_a_pass_holds_no_more_padded_tokens_than_allowed() -> None:
-    made = passes(examples_of(30, 5, 31, 6), 90, share_prefix=False)
+def test_a_padded_pass_holds_no_more_tokens_than_allowed() -> None:
+    made = passes(examples_of(30, 5, 31, 6), 90, packed=False)
     assert [len(one.rests) for one in made] == [2, 2]
     assert all(len(one.rests) * max(rest.tokens for rest in one.rests) <= 90 for one in made)
+    assert all(one.prefix == () for one in made)
 
 
-def test_an_example_over_the_limit_has_a_pass_of_its_own() -> None:
-    assert [len(one.rests) for one in passes(examples_of(500, 3), 90, share_prefix=False)] == [1, 1]
+def test_a_packed_pass_counts_the_shared_prefix_once() -> None:
+    made = passes(examples_of(30, 5, 31, 6), 57, packed=True)
+    assert [len(one.rests) for one in made] == [3, 1]
+    assert len(made[0].prefix) + sum(rest.tokens for rest in made[0].rests) == 10 + (5 + 6 + 30) + 3 * 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_example_over_the_limit_has_a_pass_of_its_own(packed: bool) -> None:
+    assert [len(one.rests) for one in passes(examples_of(500, 3), 90, packed=packed)] == [1, 1]
 
 
 def test_a_shared_prefix_is_taken_out_once() -> None:
-    (one,) = passes(examples_of(30, 5), 1000, share_prefix=True)
+    (one,) = passes(examples_of(30, 5), 1000, packed=True)
     assert one.prefix == tuple(range(10))
     assert [rest.prompt for rest in one.rests] == [tuple(range(200, 205)), tuple(range(100, 130))]
 
 
 def test_equal_prompts_keep_one_token_each() -> None:
     twins = [Encoded(tuple(range(12)), (response,)) for response in (5, 6)]
-    (one,) = passes(twins, 1000, share_prefix=True)
+    (one,) = passes(twins, 1000, packed=True)
     assert one.prefix == tuple(range(11))
     assert [rest.prompt for rest in one.rests] == [(11,), (11,)]
-
-
-def test_a_short_shared_prefix_is_not_worth_a_pass() -> None:
-    unlike = [Encoded((1, 2, i, i), (5,)) for i in (3, 4)]
-    assert passes(unlike, 1000, share_prefix=True)[0].prefix == ()

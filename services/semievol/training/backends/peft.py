@@ -1,11 +1,11 @@
 """LoRA fine-tuning with PEFT on a GPU or a CPU.
 
 The result is that of the plainest loop: AdamW steps on the mean loss over all response tokens of `batch_size x gradient_accumulation`
-examples. Time is saved where it cannot show: an update's examples share few padded passes, the prefix that their prompts have in
-common (system message, instruction) is computed once a pass on a CPU and its gradient flows back through the attention cache, logits
-are made at response positions only, and activations are kept, not recomputed.
+examples. Time is saved where it cannot show: an update's examples share few passes; on a CPU these are packed, without padding, and
+the prefix that the prompts have in common (system message, instruction) is computed once; logits are made at response positions only;
+activations are kept, not recomputed.
 
-    n  examples of a pass    p  shared prefix tokens    L  longest rest    R  longest response    V  vocabulary
+    n  examples of a pass    L  longest input    R  longest response    T  tokens of a packed pass    V  vocabulary
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from semievol.training.core import JobOptions
 
 MAX_GRADIENT_NORM = 1.0  # the trainer's usual default, as are AdamW's betas and no weight decay
 _IGNORED = -100  # cross_entropy's own ignore_index
+_PACKED_TOKENS = 1024  # attention over a packed sequence grows with its square, and beyond this shows
 _RATE_UPDATES = 8  # tokens/s and ETA are those of the last updates
 
 Emit = Callable[[Mapping[str, object]], None]
@@ -54,9 +55,8 @@ class PeftRun:
         self.model = self._on_lane(lambda: adapted_model(base, spec, self._device, self._dtype))
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        # A GPU waits for kernel launches with small models, and a pass for the prefix doubles them: sharing halved its speed.
-        cpu = self._device.type == "cpu"
-        self._share_prefix = cpu and not options.gradient_checkpointing and _plain_cache(self.model)
+        # A GPU has a quick attention for padded rows and none for our mask.
+        self._packed = self._device.type == "cpu" and _can_pack(self.model)
         self._parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
         warmup = math.ceil(self._total * spec.warmup_ratio)
@@ -129,7 +129,8 @@ class PeftRun:
         response_tokens = sum(len(example.response) for example in examples)
         loss = 0.0
         self._optimizer.zero_grad()
-        for one in passes(examples, self._options.tokens_per_pass, share_prefix=self._share_prefix):
+        limit = min(self._options.tokens_per_pass, _PACKED_TOKENS) if self._packed else self._options.tokens_per_pass
+        for one in passes(examples, limit, packed=self._packed):
             if cancel.is_set():
                 return None
             share = pass_loss(self.model, one) / response_tokens
@@ -202,26 +203,50 @@ def adapted_model(base: LocalModel, spec: TrainingSpec, device: torch.device, dt
 
 
 def pass_loss(model: Any, one: Pass) -> torch.Tensor:
-    """Sum of -log P over the response tokens of a pass, nats. Rests are padded on the left, so that responses end together."""
-    device = model.device
-    n, shared = len(one.rests), len(one.prefix)
+    """Sum of -log P over the response tokens of a pass, nats."""
+    return _packed_loss(model, one) if one.packed else _padded_loss(model, one)
+
+
+def _packed_loss(model: Any, one: Pass) -> torch.Tensor:
+    """The examples in one sequence of T tokens: each sees the prefix and itself, at the positions that it would have alone."""
+    device, shared = model.device, len(one.prefix)
     inputs = [(*rest.prompt, *rest.response[:-1]) for rest in one.rests]  # nothing follows a response's last token
+    ids = [*one.prefix, *(token for tokens in inputs for token in tokens)]
+    owner = torch.tensor([*[-1] * shared, *(row for row, tokens in enumerate(inputs) for _ in tokens)], device=device)
+    positions = [*range(shared), *(shared + place for tokens in inputs for place in range(len(tokens)))]
+    ends = [shared + sum(map(len, inputs[: row + 1])) for row in range(len(inputs))]
+    kept = [place for rest, end in zip(one.rests, ends, strict=True) for place in range(end - len(rest.response), end)]
+    seen = (owner == -1) | (owner == owner[:, None])  # [T, T]: by its row, of its column
+    hidden = ~seen.tril()
+    mask = torch.zeros(hidden.shape, dtype=model.dtype, device=device).masked_fill(hidden, torch.finfo(model.dtype).min)
+    logits = model(
+        input_ids=torch.tensor([ids], device=device),  # [1, T]
+        attention_mask=mask[None, None],  # [1, 1, T, T], added to the scores
+        position_ids=torch.tensor([positions], device=device),
+        use_cache=False,
+        logits_to_keep=torch.tensor(kept, device=device),
+    ).logits  # [1, response tokens, V]
+    labels = torch.tensor([token for rest in one.rests for token in rest.response], device=device)
+    return torch.nn.functional.cross_entropy(logits[0].float(), labels, reduction="sum")
+
+
+def _padded_loss(model: Any, one: Pass) -> torch.Tensor:
+    """The examples as rows, padded on the left, so that responses end together."""
+    device, n = model.device, len(one.rests)
+    inputs = [(*rest.prompt, *rest.response[:-1]) for rest in one.rests]
     width, kept = max(map(len, inputs)), max(len(rest.response) for rest in one.rests)
     ids = torch.zeros((n, width), dtype=torch.long)
-    mask = torch.ones((n, shared + width), dtype=torch.long)
+    mask = torch.ones((n, width), dtype=torch.long)
     labels = torch.full((n, kept), _IGNORED)
     for row, (tokens, rest) in enumerate(zip(inputs, one.rests, strict=True)):
         ids[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask[row, shared : shared + width - len(tokens)] = 0
+        mask[row, : width - len(tokens)] = 0
         labels[row, kept - len(rest.response) :] = torch.tensor(rest.response)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-    cache = _prefix_cache(model, one.prefix, n)
     logits = model(
         input_ids=ids.to(device),  # [n, L]
-        attention_mask=mask.to(device),  # [n, p + L]
-        position_ids=positions.to(device),  # [n, L]
-        past_key_values=cache,
-        use_cache=cache is not None,
+        attention_mask=mask.to(device),  # [n, L]
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),  # [n, L]
+        use_cache=False,
         logits_to_keep=kept,
     ).logits  # [n, R, V]
     return torch.nn.functional.cross_entropy(
@@ -229,19 +254,9 @@ def pass_loss(model: Any, one: Pass) -> torch.Tensor:
     )
 
 
-def _prefix_cache(model: Any, prefix: Sequence[int], n: int) -> DynamicCache | None:
-    """Keys and values of the shared prefix, computed once and seen by n rows; gradients flow back through them."""
-    if not prefix:
-        return None
-    cache = DynamicCache(config=model.config)
-    model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(n)
-    return cache
-
-
-def _plain_cache(model: Any) -> bool:
-    """Whether the model's cache holds the keys and values of all tokens: no windows, no recurrent states."""
+def _can_pack(model: Any) -> bool:
+    """Whether the model attends as our mask says: every layer to all earlier tokens, no windows, no recurrent states."""
     from transformers.cache_utils import DynamicLayer
 
     layers = DynamicCache(config=model.config).layers
-    return all(type(layer) is DynamicLayer for layer in layers)
+    return model.config._attn_implementation in ("sdpa", "eager") and all(type(layer) is DynamicLayer for layer in layers)
