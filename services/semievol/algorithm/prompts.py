@@ -61,12 +61,15 @@ def plain_prompt(row: Row, task: Task) -> tuple[Message, ...]:
 
 
 def reference_prompt(row: Row, references: Sequence[Row], task: Task) -> tuple[Message, ...]:
-    """t_j with the references N(t_j) as worked examples (Eq. 3-4); without references it is the plain prompt."""
+    """t_j with the references N(t_j) as worked examples (Eq. 3-4); without references it is the plain prompt.
+
+    The instruction stands before the examples, which show what it asks for, and is not said twice: prompts then differ only behind it.
+    """
     if not references:
         return plain_prompt(row, task)
     examples = "\n\n".join(_worked_example(reference, row, task) for reference in references)
-    system = f"You are an expert on this kind of question. These were answered correctly:\n\n{examples}"
-    return (Message("system", system), *plain_prompt(row, task))
+    system = f"You are an expert on this kind of question. {instruction(task)}\n\nThese were answered correctly:\n\n{examples}"
+    return (Message("system", system), Message("user", question_text(row, task)))
 
 
 def _worked_example(reference: Row, row: Row, task: Task) -> str:

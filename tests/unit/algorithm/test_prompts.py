@@ -77,7 +77,10 @@ def test_references_are_worked_examples_in_a_system_message() -> None:
     other = Row("l2", "Which is white?", ("Snow", "Blood", "Coal"), answer="A")
     assert rendered(reference_prompt(ROW, [REFERENCE, other], LETTER)) == (
         "[system]\n"
-        "You are an expert on this kind of question. These were answered correctly:\n"
+        "You are an expert on this kind of question. Choose the correct option. "
+        "Reply with one line: `Answer: LETTER`, where LETTER is the letter of your option.\n"
+        "\n"
+        "These were answered correctly:\n"
         "\n"
         "Question: Which is green?\n"
         "Options:\n"
@@ -90,7 +93,12 @@ def test_references_are_worked_examples_in_a_system_message() -> None:
         "A. Snow\n"
         "B. Blood\n"
         "C. Coal\n"
-        "Answer: A\n" + rendered(plain_prompt(ROW, LETTER))
+        "Answer: A\n"
+        "[user]\n"
+        "Question: Which is red?\n"
+        "Options:\n"
+        "A. Grass\n"
+        "B. Blood"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from semievol.algorithm import semievol
 from semievol.algorithm.answers import equal, parse
-from semievol.algorithm.prompts import judge_prompt, plain_prompt, reference_prompt
+from semievol.algorithm.prompts import judge_prompt, plain_prompt, question_text, reference_prompt
 from semievol.algorithm.selection import entropy, select
 from semievol.algorithm.types import (
     Answer,
@@ -200,7 +200,7 @@ def test_trap_4_a_collaborator_sees_its_number_of_references_nearest_first() -> 
         messages = semievol.collaborator_prompt([Collaborator(Weights.BASE, count)], ROW, library, TASK, 0).messages
         shown = "\n".join(message.content for message in messages)
         assert [f"Reference {i}?" in shown for i in range(3)] == [i < count for i in range(3)]
-        assert messages[-1] == plain_prompt(ROW, TASK)[0]
+        assert messages[-1].content.endswith(question_text(ROW, TASK))
         assert [message.role for message in messages] == (["system", "user"] if count else ["user"])
 
 
