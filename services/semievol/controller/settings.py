@@ -42,7 +42,7 @@ class ControllerSettings(BaseSettings):
     """Attempts per shard where trying again can help (a backend down, a job killed)."""
 
     poll_s: float = Field(0.1, gt=0)
-    """Seconds between two looks at the jobs; level-triggered, so a missed change costs one interval."""
+    """Seconds between two looks at the jobs, up to eight times as many while nothing begins or ends. A missed change costs one interval."""
 
     resume_on_start: bool = True
     """Whether unfinished runs go on when the controller starts. Embedded mode turns it off: `semievol run` names its run."""
