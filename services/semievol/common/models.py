@@ -11,10 +11,12 @@ import importlib.metadata
 import re
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from semievol.common import errors
 from semievol.common.keys import content_key, sha256_file
@@ -177,14 +179,16 @@ def _prepare(source: Path, target: Path) -> None:
 def _convert(source: Path, target: Path) -> None:
     """GGUF -> bf16 safetensors, config, tokenizer and chat template."""
     try:
-        import gguf  # noqa: F401  transformers reads GGUF through it
+        import gguf
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise errors.NotSupported(
             f"Bundled models need semievol[generation] ({error.name} is missing).", field="model"
         ) from error
-    quantized = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    with _read_once(gguf):
+        quantized = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)  # else whoever loads the copy would look for the GGUF file
     settings.pop("_name_or_path", None)
@@ -192,4 +196,17 @@ def _convert(source: Path, target: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     model.to(torch.bfloat16).save_pretrained(target)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def _read_once(gguf: Any) -> Iterator[None]:
+    """transformers parses the file anew for configuration, weights and tokenizer, and maps its names anew for each module: half of the time."""
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, original in originals.items():
+            setattr(gguf, name, functools.cache(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
