@@ -36,7 +36,10 @@ from tests.running import running
 BAR = 0.95
 REPLY_TOKENS = 5
 TOWNHALL = Path(__file__).parent.parent / "examples" / "townhall"
-TASK = Task(TaskType.CHOICE, AnswerForm.TEXT, "Which team should handle this message? Reply with one line: `Answer: TEAM`.")
+TEAMS = ("Roads", "Water", "Parks", "Waste", "Permits", "Housing")
+TASK = Task(
+    TaskType.CHOICE, AnswerForm.TEXT, "Which team should handle this message? Reply with one line: `Answer: TEAM`.", TEAMS
+)
 
 
 def make_prompts(rows: int, references: int) -> list[Prompt]:

@@ -25,7 +25,7 @@ name: small
 model: bundled:smollm2-135m
 embedding: bundled:minilm-l6
 data: {labeled: labeled.csv, unlabeled: unlabeled.csv, test: test.csv}
-task: {type: choice, answer: text}
+task: {type: choice, answer: text, options: [Roads, Water, Parks, Waste, Permits, Housing]}
 references: 1
 collaborators: [{model: warm, references: 0}, {model: warm, references: 1}]
 max_tokens: 8

@@ -5,6 +5,7 @@ Data goes to stdout, messages go to stderr. Exit codes: `semievol.cli.failures`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -115,8 +116,20 @@ def main() -> NoReturn:
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminate)
-    cli.main()
-    raise AssertionError("unreachable")
+    try:
+        cli.main()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without tearing the interpreter down. Everything that a command opened is closed by now, unless it was
+    interrupted a second time: then a thread may still compute, and torch aborts when the interpreter goes away under it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
