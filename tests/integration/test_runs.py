@@ -286,6 +286,15 @@ def test_a_plan_says_what_would_be_reused_and_starts_nothing(suite: Suite) -> No
     assert all(step.reused for step in planned.steps)
 
 
+def test_progress_of_a_sharded_step_counts_its_rows(suite: Suite) -> None:
+    """20 rows in shards of 8: the last shard is not full."""
+    run = suite.client.submit(suite.spec()).id
+    seen = [event.step_progress for event in suite.client.watch(run) if event.HasField("step_progress")]
+    sharded = [(one.done, one.total) for one in seen if one.step.startswith(("infer", "judge", "score")) and one.total]
+    assert {total for _, total in sharded} == {20}
+    assert all(0 <= done <= total for done, total in sharded)
+
+
 def test_logs_of_a_step_can_be_read(suite: Suite) -> None:
     run = suite.run(suite.spec())["run"]
     lines = [line for _, line in suite.client.logs(run, "1/judge")]
