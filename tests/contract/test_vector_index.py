@@ -17,6 +17,7 @@ from semievol.ports import CollectionSpec, FloatMatrix, IndexType, VectorIndex, 
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.backends.milvus import MilvusIndex
 from semievol.retrieval.backends.milvus_connection import connect
+from semievol.retrieval.core import probe
 from semievol.retrieval.server import service
 from semievol.retrieval.settings import RetrievalSettings
 
@@ -307,3 +308,11 @@ def test_what_milvus_lite_holds_survives_a_restart(tmp_path: Path) -> None:
         "r3",
     ]
     second.close()
+
+
+def test_a_probe_replaces_its_own_collection_where_another_version_left_one(index: VectorIndex) -> None:
+    index.drop("semievol_probe")
+    index.create(CollectionSpec("semievol_probe", 3))
+    probe(index)
+    probe(index)  # the usual case: it is there and right
+    assert index.describe("semievol_probe").spec == CollectionSpec("semievol_probe", 2)

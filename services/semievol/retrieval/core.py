@@ -124,7 +124,11 @@ def rank(hits: Iterable[Hit], limit: int, exclude_id: str = "") -> list[Hit]:
 def probe(index: VectorIndex) -> None:
     """One real upsert and one real search. The collection stays: several replicas may probe at once."""
     spec = CollectionSpec("semievol_probe", 2)
-    index.create(spec)
+    try:
+        index.create(spec)
+    except errors.AlreadyExists:  # another version of this service made it; there is nothing in it to keep
+        index.drop(spec.name)
+        index.create(spec)
     index.upsert(spec.name, [VectorRecord("ready", [1.0, 0.0])])
     if not index.search(spec.name, [VectorQuery(vector=[1.0, 0.0])], 1)[0]:
         raise errors.Unavailable("The vector store does not find what was just written into it.")
