@@ -38,7 +38,7 @@ KEYS = (
     Key("embedding", "Embedding model for the references.", values="as for `model`"),
     Key(
         "data.labeled",
-        "Rows with answers (CSV or JSONL: question, options, answer; id and category if you like).",
+        "Rows with answers (CSV, JSONL or Parquet: question, options, answer; id and category if you like).",
         values="a file, relative to this file",
     ),
     Key(

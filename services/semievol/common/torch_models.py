@@ -8,7 +8,7 @@ from semievol.common import errors
 
 
 def torch_device(wanted: str, field: str = "device") -> str:
-    """ "cuda" or "cpu" for `auto`, "cuda" or "cpu". Raises Unavailable where cuda is asked for and there is none."""
+    """Of `auto`, `cuda` and `cpu`, the one that is meant: `cuda` or `cpu`. Raises Unavailable where cuda is wanted and there is none."""
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():

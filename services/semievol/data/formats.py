@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,13 @@ _SIGNATURES = {  # the first bytes of what is often taken for text
     b"\x00\x00\xfe\xff": "in UTF-32",
     b"PK\x03\x04": "a ZIP archive or a spreadsheet",
     b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "a Parquet file",
+    b"PAR1": "a Parquet file under another name (.parquet is read)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row as the file has it. `line` counts from 1; a cell is a string in CSV and any JSON value in JSONL."""
+    """One row as the file has it. `line` counts from 1 (in Parquet, rows); a cell is a string in CSV and any JSON value elsewhere."""
 
     line: int
     values: Mapping[str, Any]
@@ -38,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`columns` is None where a format has no header (JSONL). `records` can be gone through once."""
+    """`columns` is None where a format names none before its rows (JSONL). `records` can be gone through once."""
 
     columns: tuple[str, ...] | None
     records: Iterator[Record | BadRow]
@@ -52,7 +53,8 @@ def read_table(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         raise errors.InvalidInput(f"{path}: files of type {path.suffix or '(none)'} cannot be read; use {', '.join(FORMATS)}.")
-    _check_encoding(path, file)
+    if path.suffix.lower() not in _BINARY:
+        _check_encoding(path, file)
     return reader(path, file, max_row_bytes)
 
 
@@ -263,4 +265,66 @@ class _Rewindable:
         return line.text
 
 
-FORMATS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl}
+# ---------------------------------------------------------------- Parquet
+
+_PARQUET_ROWS = 1024  # decoded together
+
+
+def _read_parquet(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise errors.NotSupported("Parquet files are read by pyarrow: pip install 'semievol[data]'.") from error
+    try:
+        parquet = ParquetFile(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, f"the file is no Parquet file, or a damaged one ({_first_line(error)})") from error
+    columns = tuple(parquet.schema_arrow.names)
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise _unreadable(path, f"the file has column {twice[0]!r} twice")
+    return Table(columns, _parquet_records(str(path), parquet, max_row_bytes))
+
+
+def _parquet_records(name: str, parquet: Any, max_row_bytes: int) -> Iterator[Record | BadRow]:
+    """`line` is the row's number."""
+    import pyarrow
+
+    number = 0
+    batches = parquet.iter_batches(batch_size=_PARQUET_ROWS)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pyarrow.ArrowException, OSError) as error:
+            yield BadRow(name, number + 1, f"the file is damaged from here on ({_first_line(error)})")
+            return
+        if batch is None:
+            return
+        for values in batch.to_pylist():
+            number += 1
+            if sum(len(cell) for cell in values.values() if isinstance(cell, str | bytes)) > max_row_bytes:
+                yield BadRow(name, number, _too_long(max_row_bytes))
+            else:
+                yield Record(number, {column: _plain(cell) for column, cell in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON would have it: missing numbers are null, dates and decimals are texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+FORMATS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+_BINARY = {".parquet"}

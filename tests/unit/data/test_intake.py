@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from semievol.algorithm.types import AnswerForm, Task, TaskType
 from semievol.common import errors
 from semievol.data.intake import DataSet, Role, load
@@ -348,3 +351,62 @@ def test_a_row_may_repeat_the_options_of_the_task_but_have_no_others(tmp_path: P
 def test_an_answer_outside_the_options_of_the_task_is_refused(tmp_path: Path) -> None:
     error = refused(csv_file(tmp_path, "id,question,answer\na,It leaks.,Parks\n"), TEAMS)
     assert "neither a letter A-B nor one of the options" in error.rows[0].reason
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def parquet_file(tmp_path: Path, rows: list[dict[str, object]], name: str = "data.parquet") -> Path:
+    path = tmp_path / name
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def test_a_parquet_file_gives_the_rows_of_the_same_jsonl_file(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "a", "question": "Which?", "options": ["red", "green"], "answer": "B", "year": 1999, "note": None},
+        {
+            "id": "b",
+            "question": "Whose \u00fc?\nTwo lines.",
+            "options": ["his", "hers"],
+            "answer": "his",
+            "year": 2001,
+            "note": "x",
+        },
+    ]
+    first = load(parquet_file(tmp_path, rows), CHOICE, Role.LABELED)
+    second = load(jsonl_file(tmp_path, *rows), CHOICE, Role.LABELED)
+    assert first.rows == second.rows
+    assert (first.format, first.lines) == ("parquet", {"a": 1, "b": 2})
+
+
+def test_missing_numbers_dates_and_bytes_of_parquet_are_taken_as_json_would_have_them(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"question": "How many?", "answer": 2.5, "at": datetime(2026, 1, 2), "score": float("nan"), "raw": b"ab"},
+        {"question": "How few?", "answer": 1.0, "at": None, "score": 0.5, "raw": b"\xff"},
+    ]
+    data = kept(parquet_file(tmp_path, rows), NUMBER)
+    assert data.rows[0].metadata == {"at": "2026-01-02 00:00:00", "score": "", "raw": "ab"}
+    assert [(bad.line, "no UTF-8" in bad.reason) for bad in data.bad] == [(2, True)]
+
+
+def test_a_parquet_file_without_a_needed_column_says_which(tmp_path: Path) -> None:
+    assert "no column 'answer'" in refused(parquet_file(tmp_path, [{"question": "Q?"}]), TEXT).message
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, -9])
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path, cut: int) -> None:
+    path = parquet_file(tmp_path, [{"question": f"Q{i}?", "answer": "a"} for i in range(50)])
+    path.write_bytes(path.read_bytes()[:cut])
+    assert "no Parquet file, or a damaged one" in refused(path, TEXT).message
+
+
+def test_a_parquet_file_under_another_name_is_named(tmp_path: Path) -> None:
+    assert "Parquet" in refused(parquet_file(tmp_path, [{"question": "Q?", "answer": "a"}], "data.csv"), TEXT).message
+
+
+def test_a_parquet_row_over_the_limit_costs_itself_alone(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"question": "Q?" * 100, "answer": "a"}, {"question": "Short?", "answer": "a"}]
+    data = load(parquet_file(tmp_path, rows), TEXT, Role.LABELED, on_bad="quarantine", max_bad_share=1.0, max_row_bytes=100)
+    assert [row.question for row in data.rows] == ["Short?"]
+    assert "longer than 100 bytes" in data.bad[0].reason
