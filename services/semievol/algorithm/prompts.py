@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from semievol.algorithm.answers import canonical_answer, target_text
+from semievol.algorithm.options import letter_of
 from semievol.algorithm.types import AnswerForm, Candidate, Message, Row, Task, TaskType
 
 _CHOICE = {
@@ -32,10 +33,10 @@ def question_text(row: Row, task: Task) -> str:
 
 def _option_lines(options: Sequence[str], task: Task) -> list[str]:
     """Lettered where a letter is asked for."""
-    if not options:
+    if not options or task.type is not TaskType.CHOICE:
         return []
     if task.answer is AnswerForm.LETTER:
-        return ["Options:", *(f"{chr(ord('A') + index)}. {option}" for index, option in enumerate(options))]
+        return ["Options:", *(f"{letter_of(index)}. {option}" for index, option in enumerate(options))]
     if any("," in option for option in options):
         return ["Options:", *(f"- {option}" for option in options)]
     return [f"Options: {', '.join(options)}"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol.algorithm.answers import canonical_answer
+from semievol.algorithm.options import letter_of
 from semievol.algorithm.types import MAX_OPTIONS, Row, Task, TaskType
 from semievol.common.keys import content_key
 from semievol.data.formats import is_clean
@@ -186,7 +187,7 @@ def _option(index: int, value: Any) -> str:
 
 
 def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < MAX_OPTIONS else str(index + 1)
+    return letter_of(index) if index < MAX_OPTIONS else str(index + 1)
 
 
 def _answer(value: Any, row: Row, task: Task) -> str | None:

@@ -49,6 +49,11 @@ def test_options_with_commas_get_lines_of_their_own() -> None:
     assert prompt.endswith("Options:\n- Red, or so\n- Green")
 
 
+def test_only_a_choice_shows_options() -> None:
+    assert "Options" not in rendered(plain_prompt(ROW, NUMBER))
+    assert "Options" not in rendered(plain_prompt(ROW, TEXT))
+
+
 def test_options_of_the_task_stand_with_the_instruction_so_that_prompts_share_their_beginning() -> None:
     words = Task(TaskType.CHOICE, AnswerForm.TEXT, "Which team?", ("Roads", "Water"))
     letters = Task(TaskType.CHOICE, AnswerForm.LETTER, "Which team?", ("Roads", "Water"))
