@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from semievol.algorithm.prompts import reference_prompt
-from semievol.algorithm.types import AnswerForm, Task, TaskType
 from semievol.client.generation import GenerationClient
 from semievol.common.artifacts import Artifacts
 from semievol.common.models import resolve_model
+from semievol.common.runspec import load_run_file, parse_run_spec
 from semievol.common.stores.local import LocalStore
 from semievol.data.intake import Role, load
 from semievol.generation.backends.transformers import TransformersEngine
@@ -36,10 +36,7 @@ from tests.running import running
 BAR = 0.95
 REPLY_TOKENS = 5
 TOWNHALL = Path(__file__).parent.parent / "examples" / "townhall"
-TEAMS = ("Roads", "Water", "Parks", "Waste", "Permits", "Housing")
-TASK = Task(
-    TaskType.CHOICE, AnswerForm.TEXT, "Which team should handle this message? Reply with one line: `Answer: TEAM`.", TEAMS
-)
+TASK = parse_run_spec(load_run_file((TOWNHALL / "run.yaml").read_text(), source="run.yaml")).task.task()
 
 
 def make_prompts(rows: int, references: int) -> list[Prompt]:

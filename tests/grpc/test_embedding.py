@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -23,27 +22,16 @@ from semievol.embedding.v1 import embedding_service_pb2 as pb
 from semievol.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from semievol.ports import NEVER, Cancel, FloatMatrix
 
+from tests.grpc.stoppable import StoppableWork
 from tests.running import running
 
 NAME = "semievol.embedding.v1.EmbeddingService"
 
 
-class SlowEmbedder(FakeEmbedder):
-    """Works until it is told to stop, or for ten seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started = threading.Event()
-        self.cancelled = threading.Event()
-
+class SlowEmbedder(StoppableWork, FakeEmbedder):
     def embed(self, texts: Sequence[str], *, cancel: Cancel = NEVER) -> FloatMatrix:
         if texts[0] != "ready":
-            self.started.set()
-            for _ in range(200):
-                if cancel.is_set():
-                    self.cancelled.set()
-                    raise errors.Cancelled("Stopped.")
-                time.sleep(0.05)
+            self.work(cancel)
         return super().embed(texts)
 
 
@@ -60,13 +48,6 @@ class BrokenEmbedder(FakeEmbedder):
 def address() -> Iterator[str]:
     with running(service(EmbeddingSettings(max_batch_count=4), FakeEmbedder())) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def channel(address: str) -> Iterator[grpc.Channel]:
-    options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(address, options=options) as channel:
-        yield channel
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import grpc
@@ -24,48 +22,27 @@ from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
 from semievol.ports import BASE_MODEL, NEVER, Cancel, ChatDelta, Generation, Prompt, Sampling, ScoreRequest
 
+from tests.grpc.stoppable import StoppableWork
 from tests.running import running
 
 NAME = "semievol.generation.v1.GenerationService"
 
 
-class SlowEngine(FakeEngine):
-    """Works until it is told to stop, or for ten seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started = threading.Event()
-        self.cancelled = threading.Event()
-
+class SlowEngine(StoppableWork, FakeEngine):
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         if prompts[0].id != "ready":
-            self.started.set()
-            self._work(cancel)
+            self.work(cancel)
         return super().generate(model, prompts, sampling)
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         yield ChatDelta("first")
-        self.started.set()
-        self._work(cancel)
-
-    def _work(self, cancel: Cancel) -> None:
-        for _ in range(200):
-            if cancel.is_set():
-                self.cancelled.set()
-                raise errors.Cancelled("Stopped.")
-            time.sleep(0.05)
+        self.work(cancel)
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with running(service(GenerationSettings(), FakeEngine(max_model_tokens=64))) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def channel(address: str) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
-        yield channel
 
 
 @pytest.fixture(scope="module")

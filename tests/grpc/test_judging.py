@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import grpc
@@ -30,6 +28,7 @@ from semievol.judging.v1 import judging_service_pb2 as pb
 from semievol.judging.v1 import judging_service_pb2_grpc as pb_grpc
 from semievol.ports import NEVER, Cancel, Generation, Prompt, Sampling
 
+from tests.grpc.stoppable import StoppableWork
 from tests.running import running
 from tests.scripted import ScriptedGenerator
 
@@ -37,22 +36,10 @@ NAME = "semievol.judging.v1.JudgingService"
 OPTIONS = ["Roads", "Water", "Parks"]
 
 
-class SlowGenerator(ScriptedGenerator):
-    """Works until it is told to stop, or for ten seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started = threading.Event()
-        self.cancelled = threading.Event()
-
+class SlowGenerator(StoppableWork, ScriptedGenerator):
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         if prompts[0].id != "ready":
-            self.started.set()
-            for _ in range(200):
-                if cancel.is_set():
-                    self.cancelled.set()
-                    raise errors.Cancelled("Stopped.")
-                time.sleep(0.05)
+            self.work(cancel)
         return super().generate(model, prompts, sampling)
 
 

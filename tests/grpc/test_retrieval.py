@@ -53,12 +53,6 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def channel(address: str) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
-        yield channel
-
-
-@pytest.fixture(scope="module")
 def stub(channel: grpc.Channel) -> pb_grpc.RetrievalServiceStub:
     return pb_grpc.RetrievalServiceStub(channel)
 

@@ -125,10 +125,9 @@ def main() -> NoReturn:
 def _leave(code: int) -> NoReturn:
     """Ends the process without tearing the interpreter down. Everything that a command opened is closed by now, unless it was
     interrupted a second time: then a thread may still compute, and torch aborts when the interpreter goes away under it."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

@@ -2,7 +2,7 @@
 
 OpenMP gives every thread that computes a pool of its own. Once the pools together have more threads than the machine has cores, idle
 workers sleep after each operation instead of spinning, and one layer's dozens of small operations each pay for waking them: on two
-cores training beside a loaded model ran at a half to a quarter of its speed. With one computing thread there is one pool, and work
+cores training beside a loaded model was two to ten times slower. With one computing thread there is one pool, and work
 that arrives from several rooms of one process takes turns, a batch or an update at a time, instead of fighting for cores.
 """
 

@@ -42,6 +42,11 @@ class SemiEvolError(Exception):
         self.details = dict(details or {})
 
 
+def first_line(reason: object) -> str:
+    """Of what a library says, what fits into a sentence; the name of its type where it says nothing."""
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+
+
 @dataclass(frozen=True)
 class BadRow:
     """One row of a data file that cannot be used: `file:line: reason`."""

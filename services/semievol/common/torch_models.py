@@ -7,12 +7,12 @@ from typing import Any
 from semievol.common import errors
 
 
-def torch_device(wanted: str, field: str = "device") -> str:
+def torch_device(wanted: str) -> str:
     """Of `auto`, `cuda` and `cpu`, the one that is meant: `cuda` or `cpu`. Raises Unavailable where cuda is wanted and there is none."""
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise errors.Unavailable("There is no CUDA device on this machine; set the device to auto or cpu.", field=field)
+        raise errors.Unavailable("There is no CUDA device on this machine; set the device to auto or cpu.", field="device")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 

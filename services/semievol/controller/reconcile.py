@@ -34,7 +34,6 @@ _FINAL_CODES = {
     errors.Conflict.exit_code,
 }
 _BACKOFF_S = 1.0  # before the second attempt; doubles
-
 _PATIENCE, _MOST_PATIENCE = 1.2, 8  # from one look at the jobs to the next, while nothing begins or ends
 ShardId = tuple[str, int | None]  # (step label, shard) where attempts are counted, (content key, shard) where work is
 
@@ -136,9 +135,9 @@ class RunDriver:
             wait_s, at_work = self._world.poll_s, set(self._active)
             while not self._stop.is_set() and not self._advance():
                 # A job that has run for long will run on: looking at it costs the cores that it computes on.
-                wait_s = min(wait_s * _PATIENCE, self._world.poll_s * _MOST_PATIENCE)
-                if set(self._active) != at_work:
-                    wait_s, at_work = self._world.poll_s, set(self._active)
+                quiet = self._active.keys() == at_work
+                wait_s = min(wait_s * _PATIENCE, self._world.poll_s * _MOST_PATIENCE) if quiet else self._world.poll_s
+                at_work = set(self._active)
                 self._stop.wait(wait_s)
             self._end_jobs()
             if self._cancelled:

@@ -78,6 +78,12 @@ def _unreadable(path: Path, reason: str) -> errors.InvalidInput:
     return errors.InvalidInput(f"{bad}.", rows=(bad,))
 
 
+def _check_distinct(path: Path, columns: tuple[str, ...], verb: str) -> None:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise _unreadable(path, f"{verb} column {twice[0]!r} twice")
+
+
 def is_clean(text: str) -> bool:
     """Whether a text can be stored and shown: no NUL, no surrogate (which also stands for a byte that was no UTF-8)."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
@@ -167,9 +173,7 @@ def _read_csv(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     columns = tuple(cell.strip() for cell in header.cells)
     if not is_clean("".join(columns)):
         raise _unreadable(path, "the header has bytes that are no UTF-8 text; save the file in UTF-8")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise _unreadable(path, f"the header names column {twice[0]!r} twice")
+    _check_distinct(path, columns, "the header names")
     return Table(columns, _named(str(path), columns, records))
 
 
@@ -279,11 +283,9 @@ def _read_parquet(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     try:
         parquet = ParquetFile(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, f"the file is no Parquet file, or a damaged one ({_first_line(error)})") from error
+        raise _unreadable(path, f"the file is no Parquet file, or a damaged one ({errors.first_line(error)})") from error
     columns = tuple(parquet.schema_arrow.names)
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise _unreadable(path, f"the file has column {twice[0]!r} twice")
+    _check_distinct(path, columns, "the file has")
     return Table(columns, _parquet_records(str(path), parquet, max_row_bytes))
 
 
@@ -297,7 +299,7 @@ def _parquet_records(name: str, parquet: Any, max_row_bytes: int) -> Iterator[Re
         try:
             batch = next(batches, None)
         except (pyarrow.ArrowException, OSError) as error:
-            yield BadRow(name, number + 1, f"the file is damaged from here on ({_first_line(error)})")
+            yield BadRow(name, number + 1, f"the file is damaged from here on ({errors.first_line(error)})")
             return
         if batch is None:
             return
@@ -320,10 +322,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 FORMATS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

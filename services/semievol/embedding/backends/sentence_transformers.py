@@ -41,7 +41,7 @@ class SentenceTransformersEmbedder:
             )
         except Exception as error:  # the library raises whatever its parts raise on a broken directory
             raise errors.InvalidInput(
-                f"{reference} cannot be loaded as an embedding model on {device}: {str(error).splitlines()[0]}",
+                f"{reference} cannot be loaded as an embedding model on {device}: {errors.first_line(error)}",
                 field=references.FIELD,
             ) from error
         self._batch_count = batch_count

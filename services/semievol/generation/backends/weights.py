@@ -40,7 +40,7 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(local.directory, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(local.directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = errors.first_line(error)
         raise errors.InvalidInput(f"{local.reference} cannot be loaded as a language model: {reason}", field="model") from error
     model = model.to(device).eval().requires_grad_(False)
     use_grouped(model)
@@ -192,5 +192,4 @@ def _fill(attached: Any, adapter: Adapter, internal: str) -> None:
 
 
 def _unfit(adapter: Adapter, reason: Exception | str) -> errors.InvalidInput:
-    first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-    return errors.InvalidInput(f"{adapter.uri} does not fit the base model: {first}", field="uri")
+    return errors.InvalidInput(f"{adapter.uri} does not fit the base model: {errors.first_line(reason)}", field="uri")

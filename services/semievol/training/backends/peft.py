@@ -57,6 +57,7 @@ class PeftRun:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # A GPU has a quick attention for padded rows and none for our mask.
         self._packed = self._device.type == "cpu" and _can_pack(self.model)
+        self._tokens_per_pass = min(options.tokens_per_pass, _PACKED_TOKENS) if self._packed else options.tokens_per_pass
         self._parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
         warmup = math.ceil(self._total * spec.warmup_ratio)
@@ -129,8 +130,7 @@ class PeftRun:
         response_tokens = sum(len(example.response) for example in examples)
         loss = 0.0
         self._optimizer.zero_grad()
-        limit = min(self._options.tokens_per_pass, _PACKED_TOKENS) if self._packed else self._options.tokens_per_pass
-        for one in passes(examples, limit, packed=self._packed):
+        for one in passes(examples, self._tokens_per_pass, packed=self._packed):
             if cancel.is_set():
                 return None
             share = pass_loss(self.model, one) / response_tokens
