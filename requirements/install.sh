@@ -65,3 +65,6 @@ say "semievol itself, editable"
 install --no-build-isolation --editable .
 say "bytecode" # so that the first start is as quick as the second, and a read-only or bytecode-free environment as quick as any
 .venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages services >/dev/null || true # templates in packages are no Python
+say "the bundled model, prepared for all homes of this user" # or else the first run does it
+HF_HUB_OFFLINE=1 .venv/bin/python -m semievol.common.models bundled:smollm2-135m >/dev/null 2>&1 ||
+  say "it could not be prepared here (is ~/.cache writable?); the first run will do it"

@@ -48,12 +48,15 @@ class Embedded:
     """Starts the services when entered and stops them when left. `addresses`: service -> host:port.
 
     `only`: one service alone, of those that need no other: the controller, to read state, or generation, to ask a model. It takes no
-    lock, and nobody else finds it.
+    lock, and nobody else finds it. `exclusive`: it does take the lock, since it will change what a run at work relies on.
     """
 
-    def __init__(self, settings: EmbeddedSettings, *, only: Literal["", "controller", "generation"] = "") -> None:
+    def __init__(
+        self, settings: EmbeddedSettings, *, only: Literal["", "controller", "generation"] = "", exclusive: bool = False
+    ) -> None:
         self._settings = settings
         self._only = only
+        self._exclusive = exclusive or not only
         self._home = settings.home.expanduser().absolute()
         self._lock = filelock.FileLock(self._home / "lock")
         self._loop = asyncio.new_event_loop()
@@ -89,7 +92,7 @@ class Embedded:
     def _prepare_home(self) -> None:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-            if not self._only:
+            if self._exclusive:
                 self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             holder = read_addresses(self._home)
@@ -174,7 +177,7 @@ class Embedded:
 
     def _stop(self) -> None:
         with contextlib.suppress(OSError):
-            if self._lock.is_locked:
+            if self._lock.is_locked and not self._only:
                 (self._home / _ADDRESSES).unlink(missing_ok=True)
         for server in reversed(self._servers):  # the controller first: it uses the others
             with contextlib.suppress(Exception):

@@ -119,6 +119,17 @@ def test_cancelling_a_finished_run_changes_nothing(subject: Subject) -> None:
     assert subject.trainer.cancel_run(key) == final
 
 
+def test_an_adapter_that_was_taken_back_is_trained_again_to_the_same_bytes(subject: Subject) -> None:
+    key, spec, artifacts = subject.key(), subject.bench.spec(), subject.bench.artifacts
+    subject.trainer.create_run(key, spec)
+    assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
+    first = artifacts.manifest(key)
+    artifacts.forget(key, None)
+    assert subject.trainer.create_run(key, spec).state == "pending"
+    assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
+    assert artifacts.manifest(key) == first
+
+
 def test_a_watch_that_is_left_does_not_end_the_run(subject: Subject) -> None:
     key = subject.key()
     subject.trainer.create_run(key, subject.bench.spec())

@@ -143,7 +143,7 @@ def test_an_interrupted_run_ends_with_the_artifacts_of_an_undisturbed_one(tmp_pa
 def test_a_damaged_blob_is_made_again_and_nothing_else(suite: Suite) -> None:
     suite.run(suite.spec())
     before = artifact_hashes(suite.home)
-    judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/1")
+    judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/2")
     digest = judged["files"][0]["sha256"]
     blob = suite.home / "artifacts" / "blobs" / digest[:2] / digest
     blob.write_bytes(blob.read_bytes()[:-1])
@@ -156,7 +156,7 @@ def test_a_damaged_blob_is_made_again_and_nothing_else(suite: Suite) -> None:
 def test_a_flipped_bit_is_found_by_the_next_run_that_would_read_it(suite: Suite) -> None:
     suite.run(suite.spec())
     before = artifact_hashes(suite.home)
-    judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/1")
+    judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/2")
     digest = judged["files"][0]["sha256"]
     blob = suite.home / "artifacts" / "blobs" / digest[:2] / digest
     intact = blob.read_bytes()

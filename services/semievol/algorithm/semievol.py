@@ -350,10 +350,12 @@ CONTRACTS = {
     "train": 1,
     "retrieve": 1,
     "infer": 1,
-    "judge": 1,
+    "judge": 2,
     "score": 1,
     "select": 1,
     "evaluate": 1,
+    "gate": 1,
+    "extend": 1,
     "report": 1,
 }
 
@@ -455,6 +457,20 @@ STEPS: tuple[Step, ...] = (
         {"evolved_answers": "answers.jsonl"},
         option="test",
     ),
+    # Whether the iteration's model replaces the best so far (Sec. 4.3.7 leaves it open): on held-out rows, never on the test rows.
+    Step("dev-base", "evaluate", "", {"rows": ("dev",)}, {"best_dev": "answers.jsonl"}, option="dev_base"),
+    Step("dev-warm", "evaluate", "", {"rows": ("dev",), "model": ("warm",)}, {"best_dev": "answers.jsonl"}, option="dev_warm"),
+    Step(
+        "dev-evolved", "evaluate", "", {"rows": ("dev",), "model": ("evolved",)}, {"evolved_dev": "answers.jsonl"}, option="gate"
+    ),
+    Step(
+        "gate",
+        "gate",
+        "",
+        {"before": ("best_dev",), "after": ("evolved_dev",)},
+        {"gate": "gate.json", "gate_passed": "passed.json"},
+        option="gate",
+    ),
     Step(
         "report",
         "report",
@@ -470,6 +486,7 @@ STEPS: tuple[Step, ...] = (
             "base": ("base_answers",),
             "warm": ("warm_answers",),
             "evolved": ("evolved_answers",),
+            "gate": ("gate",),
         },
         {"report": "report.json"},
     ),

@@ -65,8 +65,10 @@ def _controller_address(target: Target) -> str:
 
 
 @contextlib.contextmanager
-def controller(target: Target) -> Iterator[Connection]:
-    """The controller that a command means. One without running services is embedded here, to read (and mark) what is stored."""
+def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connection]:
+    """The controller that a command means. One without running services is embedded here, to read (and mark) what is stored.
+
+    `exclusive`: the command deletes things; raises Busy where another process is about to work on the home."""
     address = _controller_address(target)
     if address:
         with ControllerClient(address, deadline_s=60.0) as client:
@@ -76,10 +78,15 @@ def controller(target: Target) -> Iterator[Connection]:
     from semievol.embedded import Embedded, EmbeddedSettings
 
     with (
-        Embedded(EmbeddedSettings(home=target.home), only="controller") as embedded,
+        Embedded(EmbeddedSettings(home=target.home), only="controller", exclusive=exclusive) as embedded,
         ControllerClient(embedded.addresses["controller"]) as client,
     ):
         yield Connection(client, works=False)
+
+
+def serving(target: Target) -> bool:
+    """Whether there is a controller that carries runs on."""
+    return bool(_controller_address(target))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,15 @@ from semievol.cli.output import duration, table
 
 def result_text(result: dict[str, Any]) -> str:
     """Several lines: per iteration the accuracies, the gain, what was selected, the models and the seconds."""
-    return "\n\n".join([f"Run {result['run']}", *(_iteration(iteration) for iteration in result.get("iterations", []))])
+    parts = [f"Run {result['run']}", *(_iteration(iteration) for iteration in result.get("iterations", []))]
+    if result.get("stopped"):
+        parts.append(
+            f"Stopped early: {_STOPPED[result['stopped']]}. Best model: {result['best']['name'] if result['best'] else 'the base'}"
+        )
+    return "\n\n".join(parts)
+
+
+_STOPPED = {"gate": "the gate failed", "no rows": "no unlabeled rows are left"}
 
 
 def _iteration(iteration: dict[str, Any]) -> str:
@@ -48,7 +56,12 @@ def _rows(iteration: dict[str, Any]) -> list[str]:
         f"kept: {iteration.get('selected')}{cut}",
     ]
     right = iteration.get("pseudo_label_accuracy")
-    return [*lines, f"pseudo-labels right: {100 * right:.1f} %"] if right is not None else lines
+    if right is not None:
+        lines.append(f"pseudo-labels right: {100 * right:.1f} %")
+    if gate := iteration.get("gate"):
+        verdict = "passed" if gate["passed"] else "failed, so the best model so far stays"
+        lines.append(f"gate: {100 * gate['before']:.1f} to {100 * gate['after']:.1f} % on {gate['n']} held-out rows, {verdict}")
+    return lines
 
 
 def _place(model: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from semievol.common.runspec import DataSpec, RunSpec, TaskSpec, TrainSpec
+from semievol.common.runspec import DataSpec, GateSpec, RunSpec, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ KEYS = (
         values="as for `data.labeled`",
     ),
     Key("data.test", "Rows to measure on; empty: nothing is measured.", values="as for `data.labeled`"),
-    Key("data.dev", "Reserved for a later version.", values="empty"),
+    Key(
+        "data.dev",
+        "Rows to decide on whether an iteration's model is better (gate), never trained on.",
+        values="as for `data.labeled`",
+    ),
     Key(
         "task.type",
         "How answers are compared: one of the options, a number within 1 %, or folded text.",
@@ -73,6 +77,16 @@ KEYS = (
     ),
     Key("theta", "Percentile of the entropy cut (Eq. 7): about this share of the rows is kept.", "the paper"),
     Key("iterations", "How often the whole is repeated on the rows that are left (Sec. 4.3.7).", "the paper's main results"),
+    Key(
+        "gate.holdout",
+        "Share of the labeled rows that is kept out to decide by where there is no `data.dev`; 0: none, and no gate.",
+        "with several iterations a fifth, if that is 20 rows or more; else none",
+        "0 to 0.5",
+    ),
+    Key(
+        "gate.min_gain",
+        "What the evolved model must gain there over the best so far, or iterations end and the best model stays.",
+    ),
     Key("train.epochs", "Passes over the training rows.", "the paper, Table 4"),
     Key("train.learning_rate", "Peak learning rate (cosine schedule, warm-up 0.1).", "the paper, Table 4"),
     Key("train.lora_rank", "Rank of the adapter.", "the authors' files"),
@@ -114,7 +128,7 @@ KEYS = (
     Key("shard_rows", "Unlabeled rows per shard, the unit of resume.", "seconds to a minute of work"),
 )
 
-_SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec}
+_SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec, "gate": GateSpec}
 _WIDTH = 118
 
 

@@ -22,6 +22,7 @@ PIECE_BYTES = 1 << 20  # UploadDataRequest.data: at most 1 MiB
 _STREAM_DEADLINE_S = 3600.0  # a watch that is older than this is opened anew
 _RECONNECT_S = 60.0  # how long a watch outlives a controller that does not answer
 _UPLOAD_DEADLINE_S = 3600.0
+_GARBAGE_DEADLINE_S = 3600.0
 
 
 class ControllerClient:
@@ -104,14 +105,33 @@ class ControllerClient:
             for line in response.lines:
                 yield response.job, line
 
+    def add_data(self, run: str, path: Path) -> pb.AddDataResponse:
+        """Gives a run more unlabeled rows. Raises NotFound, InvalidInput (with the rows), StorageError."""
+        request = pb.AddDataRequest(run=run, uri=self.upload(path))
+        response: pb.AddDataResponse = self._caller.unary(self._stub.AddData, request, idempotent=False)
+        return response
+
+    def delete_run(self, run: str) -> pb.DeleteRunResponse:
+        """Forgets a run, and its models that no alias has pointed at. Raises NotFound, Conflict (it is at work)."""
+        response: pb.DeleteRunResponse = self._caller.unary(self._stub.DeleteRun, pb.DeleteRunRequest(run=run), idempotent=False)
+        return response
+
+    def collect_garbage(self, *, dry_run: bool) -> pb.CollectGarbageResponse:
+        """Deletes (or counts) what no run and no model needs. Raises Conflict (a run is at work)."""
+        request = pb.CollectGarbageRequest(dry_run=dry_run)
+        response: pb.CollectGarbageResponse = self._caller.unary(
+            self._stub.CollectGarbage, request, deadline_s=_GARBAGE_DEADLINE_S
+        )
+        return response
+
     def cancel_run(self, run: str) -> pb.Run:
         """Stops a run; finished steps are kept. Raises NotFound."""
         response: pb.CancelRunResponse = self._caller.unary(self._stub.CancelRun, pb.CancelRunRequest(run=run))
         return response.run
 
-    def retry_run(self, run: str) -> pb.Run:
-        """Continues a failed or cancelled run. Raises NotFound, Conflict (it is at work)."""
-        request = pb.RetryRunRequest(run=run)
+    def retry_run(self, run: str, from_step: str = "") -> pb.Run:
+        """Continues a failed or cancelled run, or does a step and what follows from it again. Raises NotFound, Conflict (it is at work)."""
+        request = pb.RetryRunRequest(run=run, from_step=from_step)
         response: pb.RetryRunResponse = self._caller.unary(self._stub.RetryRun, request, idempotent=False)
         return response.run
 

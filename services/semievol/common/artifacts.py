@@ -25,6 +25,7 @@ from semievol.common.keys import CHUNK_BYTES, canonical_json, sha256_file, sha25
 from semievol.common.stores import check_path
 from semievol.ports import ObjectStore
 
+_MANIFEST_PATH = re.compile(r"steps/([0-9a-f]{64})/(?:shard-(\d+)/)?MANIFEST\.json")
 _URI = re.compile(r"artifact:([0-9a-f]{64})(?:/(.+))?")
 
 
@@ -110,6 +111,11 @@ class Artifacts:
             return None
         return manifest
 
+    def manifest_at(self, path: str) -> Manifest | None:
+        """The manifest in this object, whether or not its blobs are there; None for an object that is none."""
+        match = _MANIFEST_PATH.fullmatch(path)
+        return self._read_manifest(match[1], int(match[2]) if match[2] else None) if match else None
+
     def publish(self, manifest_without_files: Manifest, files: Mapping[str, bytes | Path]) -> tuple[Manifest, bool]:
         """Writes the blobs, then the manifest. Returns the manifest that counts and whether it is ours (False: superseded).
 
@@ -184,6 +190,10 @@ class Artifacts:
         if not _holds(directory, manifest):
             raise errors.StorageError(f"Cannot write {directory}: what is there is something else.")
         return directory
+
+    def forget(self, key: str, shard: int | None) -> None:
+        """The step is as if never made. Its bytes stay, until nobody needs them (`semievol gc`)."""
+        self.store.delete(_manifest_path(key, shard))
 
     def record_attempt(self, key: str, shard: int | None, attempt: str, record: Mapping[str, Any]) -> None:
         self.store.put(f"{_step_path(key, shard)}/attempts/{attempt}.json", canonical_json(dict(record)))

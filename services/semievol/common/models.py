@@ -2,13 +2,16 @@
 
 A bundled model is carried as GGUF by an installed package. It is prepared once (weights as bf16 safetensors, config, tokenizer,
 chat template) into `<cache>/<name>-<package version>-r<recipe>/` and checked against its recorded fingerprint whenever it is used again.
+One that lies prepared in the user's own cache (`user_cache`, filled by `python -m semievol.common.models bundled:NAME`) is used there.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import re
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -82,6 +85,11 @@ def resolve_model(reference: str, cache: Path) -> LocalModel:
     return LocalModel(reference, directory, fingerprint(directory))
 
 
+def user_cache() -> Path:
+    """Where set-up leaves prepared models for all homes of a user: `$XDG_CACHE_HOME/semievol/models`, by default below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "semievol", "models")
+
+
 def fingerprint(directory: Path) -> str:
     """sha256 over the names and digests of the files that decide what the model does, lower-case hex."""
     return content_key([[path.name, _digest(path)] for path in _matching(directory, _FINGERPRINTED)])
@@ -89,13 +97,13 @@ def fingerprint(directory: Path) -> str:
 
 def _digest(path: Path) -> str:
     stat = path.stat()
-    return _digest_of(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if identity not in _digests:
+        _digests[identity] = sha256_file(path)
+    return _digests[identity]
 
 
-@functools.lru_cache(maxsize=4096)
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Hashing some GB takes seconds: once per process for a file that has not changed."""
-    return sha256_file(path)
+_digests: dict[tuple[int, ...], str] = {}  # by file, whatever its name: hashing some GB takes seconds
 
 
 def _matching(directory: Path, patterns: Sequence[str]) -> list[Path]:
@@ -146,11 +154,12 @@ def _bundled(name: str, cache: Path) -> Path:
             field="model",
         )
     source = Path(next(iter(spec.submodule_search_locations)), bundle.gguf)
-    version = importlib.metadata.version(bundle.distribution)
-    target = cache.expanduser().absolute() / f"{name}-{version}-r{_RECIPE}"
-    if not _prepared(target):
-        _prepare(source, target)
-    return target
+    prepared = f"{name}-{importlib.metadata.version(bundle.distribution)}-r{_RECIPE}"
+    for directory in (user_cache(), cache.expanduser().absolute()):
+        if _prepared(directory / prepared):
+            return directory / prepared
+    _prepare(source, directory / prepared)
+    return directory / prepared
 
 
 def _prepared(directory: Path) -> bool:
@@ -192,8 +201,10 @@ def _convert(source: Path, target: Path) -> None:
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)  # else whoever loads the copy would look for the GGUF file
     settings.pop("_name_or_path", None)
-    model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(settings), dtype=torch.float32)
-    model.load_state_dict(quantized.state_dict())
+    with torch.device("meta"):  # no random weights first
+        model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(settings), dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict(), assign=True)
+    model.tie_weights()
     model.generation_config = quantized.generation_config
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -210,3 +221,8 @@ def _read_once(gguf: Any) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        print(resolve_model(wanted, user_cache()).directory)

@@ -15,6 +15,9 @@ from semievol.algorithm.collaborators import numbered, sample_collaborators
 from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task, TaskType, Weights
 from semievol.common import errors
 
+_HOLDOUT = 0.2
+_LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard error of 20 rows is 10 points
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -79,6 +82,13 @@ class TrainSpec(_Strict):
     references: int = Field(0, ge=0)
 
 
+class GateSpec(_Strict):
+    """What an iteration's model must reach to replace the best so far: accuracy on `data.dev`, or on labeled rows kept out for it."""
+
+    holdout: float | None = Field(None, ge=0, le=0.5)  # None: see RunSpec.holdout
+    min_gain: float = Field(0.0, ge=-1, le=1)
+
+
 class RunSpec(_Strict):
     """One evolution."""
 
@@ -91,6 +101,7 @@ class RunSpec(_Strict):
     collaborators: Annotated[int, Field(ge=1, le=64)] | list[CollaboratorSpec] = 4
     theta: float = Field(50.0, ge=0, le=100)
     iterations: int = Field(1, ge=1, le=100)
+    gate: GateSpec = GateSpec()
     train: TrainSpec = TrainSpec()
     seed: int = Field(0, ge=0, lt=2**63)
     in_weight: bool = True
@@ -116,11 +127,23 @@ class RunSpec(_Strict):
                     )
                 if one.model is Weights.WARM and not self.in_weight:
                     raise ValueError(f"collaborators[{index}].model is warm, but in_weight: false trains no warm model")
+        if self.data.dev and self.gate.holdout:
+            raise ValueError("gate.holdout keeps labeled rows out in place of data.dev: give one of the two")
         if self.train.references > self.references:
             raise ValueError(
                 f"train.references is {self.train.references}, but only {self.references} are retrieved (references)"
             )
         return self
+
+    @property
+    def holdout(self) -> tuple[float, int]:
+        """The share of the labeled rows that is kept out for the gate (0: none), and how few are not worth it.
+
+        Unless the run file says otherwise: a fifth, if there is more than one iteration, no `data.dev`, and enough rows to decide by.
+        """
+        if self.data.dev or self.gate.holdout is not None:
+            return self.gate.holdout or 0.0, 1
+        return (_HOLDOUT if self.iterations > 1 else 0.0), _LEAST_HELD_OUT
 
     def collaborator_list(self) -> tuple[Collaborator, ...]:
         """The n configurations of Eq. 4: as given, or sampled from {base, warm} x {0..k} by the run's seed."""
@@ -188,6 +211,7 @@ def _keys_at(path: list[str]) -> list[str]:
         ("data",): DataSpec,
         ("task",): TaskSpec,
         ("train",): TrainSpec,
+        ("gate",): GateSpec,
     }
     model = models.get(tuple(path), CollaboratorSpec if path[:1] == ["collaborators"] else RunSpec)
     return list(model.model_fields)

@@ -21,6 +21,12 @@ def check_name(name: str) -> None:
         raise errors.InvalidInput(f"{name!r} is not a file name; give the name without directories.", field="name")
 
 
+def blob_of(uri: str) -> str:
+    """Where an upload lies in the store; empty for what is no upload."""
+    match = _URI.match(uri)
+    return blob_path(match[1]) if match else ""
+
+
 class Upload:
     """One upload on its way: pieces go to a temporary file, `finish` moves it into the store. Use as a context manager."""
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
+from semievol.controller.additions import check_rows, next_iteration
+from semievol.controller.cleaning import forget_from, garbage, unregister_models
 from semievol.controller.models import result
-from semievol.controller.plan import Resolved, StepPlan, StepState, plan
+from semievol.controller.plan import Addition, StepPlan, StepState, plan
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
 from semievol.controller.registry import Alias, Model
 from semievol.controller.resolve import Resolver
@@ -71,23 +73,46 @@ class Controller:
 
     def plan_run(self, spec: RunSpec) -> tuple[str, list[StepPlan]]:
         """(run id, steps as far as they are known). Starts nothing."""
-        resolved = self._resolve(spec)
-        return run_id_of(spec, resolved), plan(spec, resolved, self._world.artifacts.manifest)
+        resolved = self._resolver.resolve(spec)
+        run_id = run_id_of(spec, resolved)
+        try:
+            return run_id, self._world.runs.load(run_id).plan(self._world.artifacts.manifest)
+        except errors.NotFound:
+            return run_id, plan(spec, resolved, self._world.artifacts.manifest)
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
-        record = self._world.runs.create(spec, self._resolve(spec))
+        record = self._world.runs.create(spec, self._resolver.resolve(spec))
         self._drive(record)
         return self.get(record.id)
 
-    def retry(self, name: str) -> RunView:
-        """Raises NotFound, Conflict (at work)."""
+    def retry(self, name: str, from_step: str = "") -> RunView:
+        """`from_step` (`1/infer/warm-2`): it and what follows from it is done again. Raises NotFound, Conflict (at work)."""
         record = self._world.runs.find(name)
         if self._driver(record.id):
             raise errors.Conflict(f"The run {record.id} is at work; there is nothing to retry.", field="run")
-        self._resolve(record.spec)
+        self._resolver.resolve(record.spec)
+        if from_step:
+            self._refuse_while_at_work("Doing steps again takes them from all runs that share them")
+            forget_from(self._world.artifacts, record.id, record.plan(self._world.artifacts.manifest), from_step)
         self._drive(record)
         return self.get(record.id)
+
+    def add_data(self, name: str, uri: str) -> tuple[RunView, int]:
+        """More unlabeled rows for the next iteration that has not begun; (the run, that iteration). A run that has ended is not started.
+
+        Raises NotFound, InvalidInput (rows that cannot be used; an id that is another row's)."""
+        record = self._world.runs.find(name)
+        check_rows(self._world.artifacts, record, uri)
+        with self._lock:
+            driver = self._drivers.get(record.id)
+            at_work = driver is not None and driver.alive
+            addition = Addition(next_iteration(record, self._world.artifacts, at_work=at_work), uri)
+            self._world.runs.add_data(record.id, addition)
+            record = self._world.runs.load(record.id)
+            if driver is not None:
+                driver.take_up(record.additions)
+        return self.get(record.id), addition.iteration
 
     def cancel(self, name: str) -> RunView:
         """Returns when none of its jobs runs any more; a finished run stays as it is. Raises NotFound."""
@@ -99,11 +124,35 @@ class Controller:
             self._world.runs.append(record.id, {"type": "run_cancelled"})
         return self.get(record.id)
 
+    def delete(self, name: str) -> tuple[str, list[str]]:
+        """(its id, the models that are gone with it). Raises NotFound, Conflict (at work)."""
+        record = self._world.runs.find(name)
+        if self._driver(record.id):
+            raise errors.Conflict(f"The run {record.id} is at work: cancel it first.", field="run")
+        gone = unregister_models(self._world.registry, record.id)
+        self._world.runs.delete(record.id)
+        return record.id, gone
+
+    def collect_garbage(self, *, dry_run: bool) -> tuple[int, int]:
+        """(objects, bytes) that were deleted, or would be. Raises Conflict (a run is at work)."""
+        self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
+        found = garbage(self._world.artifacts, self._world.runs.all(), self._world.registry.models())
+        if not dry_run:
+            for info in found:
+                self._world.artifacts.store.delete(info.path)
+            self._world.artifacts.distrust()
+        return len(found), sum(info.size for info in found)
+
+    def _refuse_while_at_work(self, why: str) -> None:
+        busy = [record.id for record in self._world.runs.all() if self._driver(record.id)]
+        if busy:
+            raise errors.Conflict(f"{why}, and {', '.join(busy)} is at work: wait for it, or cancel it.")
+
     def get(self, name: str) -> RunView:
         """Raises NotFound."""
         record = self._world.runs.find(name)
         events = self._world.runs.events(record.id)
-        steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
+        steps = record.plan(self._world.artifacts.manifest)
         driver = self._driver(record.id)
         session = _last_session(events)
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}
@@ -192,11 +241,6 @@ class Controller:
             drivers = list(self._drivers.values())
         for driver in drivers:
             driver.stop()
-
-    def _resolve(self, spec: RunSpec) -> Resolved:
-        if spec.data.dev:
-            raise errors.NotSupported("data.dev is reserved for a later version; leave it out.", field="data.dev")
-        return self._resolver.resolve(spec)
 
     def _drive(self, record: RunRecord) -> None:
         with self._lock:

@@ -39,6 +39,29 @@ def models_of(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan]) -> li
     return found
 
 
+def best_model(models: list[Model], steps: list[StepPlan]) -> Model | None:
+    """The evolved model of the last iteration that passed its gate, if it had one; before there is any, the first warm model."""
+    failed = {step.iteration for step in steps if _gate_failed(step)}
+    evolved = [model for model in models if model.role == "evolved" and model.iteration not in failed]
+    warm = [model for model in models if model.role == "warm"]
+    return evolved[-1] if evolved else warm[0] if warm else None
+
+
+def _gate_failed(step: StepPlan) -> bool:
+    return (
+        step.name == "gate"
+        and step.state is StepState.DONE
+        and not any(file.path == "passed.json" for file in step.manifests[None].files)
+    )
+
+
+def _stopped(run: RunRecord, steps: list[StepPlan]) -> str | None:
+    """Why there are fewer iterations than asked for."""
+    if any(_gate_failed(step) and step.iteration == steps[-1].iteration for step in steps):
+        return "gate"
+    return "no rows" if steps[-1].iteration < run.spec.iterations else None
+
+
 def result(
     artifacts: Artifacts,
     run: RunRecord,
@@ -69,12 +92,15 @@ def result(
             }
         )
     last = iterations[-1] if iterations else None
+    best = best_model(models, steps)
     return {
         "run": run.id,
         "name": run.spec.name,
         "state": state,
         "iterations": iterations,
+        "stopped": _stopped(run, steps) if state == "succeeded" else None,
         "models": last["models"] if last else {"warm": None, "evolved": None},
+        "best": {"name": best.name, "uri": best.uri, "directory": directory_of(best)} if best else None,
         "seconds": {step.label: work_seconds(artifacts, step) for step in steps if step.state is StepState.DONE},
         "reused": [step.label for step in steps if step.label in reused],
     }

@@ -7,7 +7,7 @@ its manifests are there (done), partly there (some shards) or missing (ready). S
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -59,32 +59,78 @@ class StepPlan:
 Artifacts = dict[str, tuple[InputFile, ...] | None]  # name -> files; None: to be written by a step that is not done
 
 
-def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf) -> list[StepPlan]:
-    """All steps of the run that can be known by now, in order."""
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Unlabeled rows that came after the run began (`data add`): the iteration that takes them up, and the upload that holds them."""
+
+    iteration: int
+    uri: str
+
+
+def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf, additions: Sequence[Addition] = ()) -> list[StepPlan]:
+    """All steps of the run that can be known by now, in order.
+
+    Iterations end when there is nothing left to learn from, or when the gate fails: the model of that iteration is discarded with
+    its selection, and only rows that are added later start another one.
+    """
     intake = _step_plan(0, "intake", _intake_work(spec), manifest_of)
     steps = [intake]
     if intake.state is not StepState.DONE:
         return steps
     intake_files = {name: _files(intake, path) for name, path in _INTAKE_FILES.items()}
     scope: Artifacts = {name: files for name, files in intake_files.items() if files or name == "unlabeled"}
-    for iteration in range(1, spec.iterations + 1):
-        if not scope["unlabeled"]:
-            break  # nothing left to learn from
+    failed = False
+    for iteration in range(1, max([spec.iterations, *(one.iteration for one in additions)]) + 1):
+        added = [one.uri for one in additions if one.iteration == iteration]
+        if added:
+            extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of)
+            steps.append(extend)
+            if extend.state is not StepState.DONE:
+                break
+            scope |= {name: _files(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
+        if not scope["unlabeled"] or (failed and not added):
+            break
+        before = dict(scope)
         steps += _iteration(iteration, spec, resolved, scope, manifest_of)
-        if scope.get("next_unlabeled") is None:
-            break  # not selected yet: what comes next is not known
-        constant: Artifacts = {name: scope[name] for name in ("test", "gold") if name in scope}
-        scope = constant | {"labeled": scope["next_labeled"], "unlabeled": scope["next_unlabeled"]}
+        if scope.get("next_unlabeled") is None or ("gate_passed" in scope and scope["gate_passed"] is None):
+            break  # not selected or not measured yet: what comes next is not known
+        failed = scope.get("gate_passed") == ()
+        scope = before if failed else _next_scope(scope)
     return steps
 
 
-_INTAKE_FILES = {"labeled": "labeled.jsonl", "unlabeled": "unlabeled/", "test": "test.jsonl", "gold": "gold.jsonl"}
+_INTAKE_FILES = {
+    "labeled": "labeled.jsonl",
+    "unlabeled": "unlabeled/",
+    "test": "test.jsonl",
+    "dev": "dev.jsonl",
+    "gold": "gold.jsonl",
+}
+
+
+def _next_scope(scope: Artifacts) -> Artifacts:
+    """What the next iteration begins with (Sec. 4.3.7). Its gate measures against this iteration's model."""
+    kept = {name: scope[name] for name in ("test", "gold", "dev") if name in scope}
+    best = {"best_dev": scope["evolved_dev"]} if "evolved_dev" in scope else {}
+    return kept | best | {"labeled": scope["next_labeled"], "unlabeled": scope["next_unlabeled"]}
 
 
 def _intake_work(spec: RunSpec) -> Work:
     data = {role: uri for role, uri in spec.data.model_dump().items() if uri}
+    share, least = spec.holdout
+    holdout = {"holdout": {"share": share, "least": least, "seed": spec.seed}} if share else {}
+    return Work("intake", {"data": data, **_reading(spec), **holdout}, {})
+
+
+def _extend_work(spec: RunSpec, added: list[str], scope: Artifacts) -> Work:
+    known = {name: scope[name] or () for name in ("labeled", "unlabeled", "test", "dev", "gold") if scope.get(name)}
+    return Work("extend", {"added": added, **_reading(spec)}, known)
+
+
+def _reading(spec: RunSpec) -> dict[str, Any]:
+    """How data files are read."""
     task = {"type": spec.task.type.value, "answer": spec.task.answer.value, "options": spec.task.options}
-    return Work("intake", {"data": data, "task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}, {})
+    return {"task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}
 
 
 def _iteration(
@@ -113,7 +159,8 @@ def _iteration(
 
 def _options(spec: RunSpec, scope: Artifacts) -> set[str]:
     """Which of the options that STEPS name are on."""
-    test = bool(scope.get("test"))
+    test, dev = bool(scope.get("test")), bool(scope.get("dev"))
+    first = dev and "best_dev" not in scope
     on = {
         "in_weight": spec.in_weight,
         "train_references": spec.train.references > 0,
@@ -121,6 +168,9 @@ def _options(spec: RunSpec, scope: Artifacts) -> set[str]:
         "labeled_threshold": spec.threshold_reference == "labeled",
         "test": test,
         "warm_test": test and spec.in_weight,
+        "gate": dev,
+        "dev_warm": first and spec.in_weight,
+        "dev_base": first and not spec.in_weight,
     }
     return {option for option, value in on.items() if value}
 
@@ -190,6 +240,7 @@ def _params(step: Step, spec: RunSpec, resolved: Resolved, configuration: Config
             "shard_rows": spec.shard_rows,
         },
         "evaluate": model,
+        "gate": {"min_gain": spec.gate.min_gain, "seed": spec.seed},
         "report": {"task": task, "seed": spec.seed},
     }
     if step.kind == "score" and spec.entropy_source == "generated":

@@ -11,13 +11,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semievol.common import errors, work
 from semievol.common.artifacts import Artifacts, Manifest
-from semievol.controller.models import models_of, register_models, work_seconds
-from semievol.controller.plan import StepPlan, StepState, plan
+from semievol.controller.models import best_model, models_of, register_models, work_seconds
+from semievol.controller.plan import Addition, StepPlan, StepState
 from semievol.controller.registry import Registry
 from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore, step_label
 from semievol.controller.training import TrainingJob
@@ -113,6 +113,10 @@ class RunDriver:
         """Whether it still drives: False as soon as a terminal event is recorded."""
         return self._thread.is_alive() and not self._ended
 
+    def take_up(self, additions: tuple[Addition, ...]) -> None:
+        """The run's rows became more: its next plan knows it."""
+        self.run = replace(self.run, additions=additions)
+
     def wait_for_change(self, version: int, timeout_s: float) -> None:
         """Returns when something has happened since `version`, or after `timeout_s`."""
         with self._changed:
@@ -162,12 +166,13 @@ class RunDriver:
     def _advance(self) -> bool:
         """One look at everything. True if the run has ended."""
         self._look_at_jobs()
-        steps = plan(self.run.spec, self.run.resolved, self._manifest)
+        steps = self.run.plan(self._manifest)
         for step in steps:
             if step.state is StepState.DONE and step.label not in self._announced:
                 self._announce(step)
         if all(step.state is StepState.DONE for step in steps):
-            self._world.registry.promote(self._newest_model(steps), self.run.spec.name)
+            if best := best_model(models_of(self._world.artifacts, self.run, steps), steps):
+                self._world.registry.promote(best.name, self.run.spec.name)
             self._record({"type": "run_succeeded"})
             return True
         for step in steps:
@@ -192,15 +197,9 @@ class RunDriver:
         else:
             self._record({"type": "step_reused", **base})
         if step.work.kind == "report":
-            steps = plan(self.run.spec, self.run.resolved, self._manifest)
+            steps = self.run.plan(self._manifest)
             for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
                 self._record({"type": "model_registered", "model": model.name})
-
-    def _newest_model(self, steps: list[StepPlan]) -> str:
-        """The evolved model of the last iteration. Its content may be known from an earlier run, under the same name."""
-        return next(
-            model.name for model in reversed(models_of(self._world.artifacts, self.run, steps)) if model.role == "evolved"
-        )
 
     # -------------------------------------------------------------- jobs
 

@@ -56,6 +56,9 @@ class Registry:
                 found.append(Model(**json.loads(stream.read())))
         return sorted(found, key=lambda model: (model.run, model.iteration, model.role != "warm", model.name))
 
+    def unregister(self, model: Model) -> None:
+        self._store.delete(f"models/{model.name}.json")
+
     def aliases(self) -> list[Alias]:
         """By name."""
         names = {info.path.split("/")[1] for info in self._store.list("aliases/")}

@@ -2,6 +2,7 @@
 
 runs/<run id>/RUN.json              spec and resolved models: written once
 runs/<run id>/events/<number>.json  what happened: append-only, numbered from 1 without gaps by conditional create
+runs/<run id>/data/<number>.json    unlabeled rows that came later, and the iteration that takes them up; likewise
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from semievol.common import errors
 from semievol.common.keys import canonical_json, content_key
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.controller.plan import Resolved
+from semievol.controller.plan import Addition, ManifestOf, Resolved, StepPlan, plan
 from semievol.ports import ObjectStore
 
 Event = dict[str, Any]  # {"type": "step_started", "number": 3, "time": seconds since 1970, ...}
@@ -25,12 +26,16 @@ TERMINAL = ("run_succeeded", "run_failed", "run_cancelled")
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What a run is. Its id is its name and the beginning of the hash of everything else: the same spec is the same run."""
+    """What a run is. Its id is its name and the beginning of the hash of everything else but later data: the same spec is the same run."""
 
     id: str
     spec: RunSpec
     resolved: Resolved
     create_time: float
+    additions: tuple[Addition, ...] = ()
+
+    def plan(self, manifest_of: ManifestOf) -> list[StepPlan]:
+        return plan(self.spec, self.resolved, manifest_of, self.additions)
 
 
 class RunStore:
@@ -53,7 +58,12 @@ class RunStore:
                 body = json.loads(stream.read())
         except (errors.NotFound, errors.InvalidInput) as error:
             raise errors.NotFound(f"There is no run {run_id!r}.", field="run") from error
-        return RunRecord(body["id"], parse_run_spec(body["spec"]), Resolved(**body["resolved"]), body["create_time"])
+        additions = tuple(Addition(one["iteration"], one["uri"]) for one in self._numbered(run_id, "data"))
+        return RunRecord(body["id"], parse_run_spec(body["spec"]), Resolved(**body["resolved"]), body["create_time"], additions)
+
+    def add_data(self, run_id: str, addition: Addition) -> None:
+        """Records that an iteration takes up more unlabeled rows."""
+        self._append(run_id, "data", asdict(addition))
 
     def all(self) -> list[RunRecord]:
         """Newest first."""
@@ -70,19 +80,33 @@ class RunStore:
         known = ", ".join(run.id for run in runs[:5]) or "none yet"
         raise errors.NotFound(f"There is no run {name!r}; known runs: {known}.", field="run")
 
+    def delete(self, run_id: str) -> None:
+        """Its record last, so that a deletion that was cut off can be done again."""
+        record = f"runs/{run_id}/RUN.json"
+        for info in self._store.list(f"runs/{run_id}/"):
+            if info.path != record:
+                self._store.delete(info.path)
+        self._store.delete(record)
+
     def append(self, run_id: str, event: Mapping[str, Any]) -> Event:
         """Gives the event the next number and the time. Two writers cannot take the same number."""
-        number = len(self.events(run_id)) + 1
-        while True:
-            numbered = {**event, "number": number, "time": time.time()}
-            if self._store.create(f"runs/{run_id}/events/{number:08d}.json", canonical_json(numbered)):
-                return numbered
-            number += 1
+        return self._append(run_id, "events", event)
 
     def events(self, run_id: str, start: int = 1) -> list[Event]:
         """Events from number `start` on."""
+        return self._numbered(run_id, "events", start)
+
+    def _append(self, run_id: str, kind: str, body: Mapping[str, Any]) -> Event:
+        number = len(self._store.list(f"runs/{run_id}/{kind}/")) + 1
+        while True:
+            numbered = {**body, "number": number, "time": time.time()}
+            if self._store.create(f"runs/{run_id}/{kind}/{number:08d}.json", canonical_json(numbered)):
+                return numbered
+            number += 1
+
+    def _numbered(self, run_id: str, kind: str, start: int = 1) -> list[dict[str, Any]]:
         found = []
-        for info in self._store.list(f"runs/{run_id}/events/"):
+        for info in self._store.list(f"runs/{run_id}/{kind}/"):
             if int(info.path.rpartition("/")[2].removesuffix(".json")) >= start:
                 with self._store.open(info.path) as stream:
                     found.append(json.loads(stream.read()))

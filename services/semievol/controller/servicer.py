@@ -59,15 +59,24 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         async for job, lines in self._watchers.stream(self._core.logs, request.run, request.step, follow=request.follow):
             yield pb.StreamLogsResponse(job=job, lines=lines)
 
+    async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
+        view, iteration = await self._workers.run(self._core.add_data, request.run, request.uri)
+        return pb.AddDataResponse(run=wire.run_to_wire(view), iteration=iteration)
+
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         return pb.CancelRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.cancel, request.run)))
 
     async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
-        if request.from_step:
-            raise errors.NotSupported(
-                "Retrying from a given step comes with a later version; leave from_step empty.", field="from_step"
-            )
-        return pb.RetryRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.retry, request.run)))
+        view = await self._workers.run(self._core.retry, request.run, request.from_step)
+        return pb.RetryRunResponse(run=wire.run_to_wire(view))
+
+    async def DeleteRun(self, request: pb.DeleteRunRequest, context: Context) -> pb.DeleteRunResponse:
+        run_id, models = await self._workers.run(self._core.delete, request.run)
+        return pb.DeleteRunResponse(run=run_id, models=models)
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        count, size = await self._workers.run(self._core.collect_garbage, dry_run=request.dry_run)
+        return pb.CollectGarbageResponse(object_count=count, size_bytes=size)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         return await self._workers.run(self._list_models)

@@ -43,6 +43,7 @@ def spec_to_wire(spec: RunSpec) -> pb.RunSpec:
         message.collaborators.extend(
             pb.CollaboratorSpec(model=one.model, references=one.references) for one in spec.collaborators
         )
+    message.gate.CopyFrom(pb.GateSpec(holdout=spec.gate.holdout, min_gain=spec.gate.min_gain))
     message.train.CopyFrom(pb.TrainSpec(**{name: getattr(spec.train, name) for name in _TRAIN}))
     return message
 
@@ -62,6 +63,8 @@ def spec_from_wire(message: pb.RunSpec) -> RunSpec:
         value["collaborators"] = message.collaborator_count
     elif message.collaborators:
         value["collaborators"] = [{"model": one.model, "references": one.references} for one in message.collaborators]
+    gate = message.gate
+    value["gate"] = {"holdout": gate.holdout if gate.HasField("holdout") else None, "min_gain": gate.min_gain}
     value["train"] = {name: getattr(message.train, name) for name in _TRAIN if getattr(message.train, name)}
     return parse_run_spec(value, source="the run's spec")
 

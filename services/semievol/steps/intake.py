@@ -4,11 +4,13 @@ only the report reads (METHOD, trap 6)."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from semievol.algorithm.types import Row
 from semievol.common import errors, uploads
-from semievol.common.keys import canonical_json
+from semievol.common.keys import canonical_json, derive_seed
 from semievol.data.intake import DataSet, Role, load
 from semievol.data.overlaps import check_ids, overlaps
 from semievol.steps import records
@@ -18,18 +20,22 @@ from semievol.steps.context import StepContext
 def run(step: StepContext) -> dict[str, bytes]:
     sets: dict[str, DataSet] = {}
     for number, (role, uri) in enumerate(sorted(step.params["data"].items())):
-        sets[role] = _load(step, role, uri)
+        sets[role] = load_upload(step, role, uri)
         step.progress(number + 1, len(step.params["data"]), "files")
     check_ids(list(sets.values()))
-    outputs = {f"{role}.jsonl": _lines(data) for role, data in sets.items() if role != "unlabeled"}
+    rows = {role: data.rows for role, data in sets.items() if role != "unlabeled"}
+    if "holdout" in step.params:
+        rows["labeled"], rows["dev"] = held_out(rows["labeled"], **step.params["holdout"])
+    outputs = {f"{role}.jsonl": _lines(found) for role, found in rows.items() if found}
     outputs |= records.row_parts("unlabeled", sets["unlabeled"].rows, step.params["shard_rows"])
     gold = sets["unlabeled"].answers
     if gold:
-        outputs["gold.jsonl"] = records.to_lines({"id": row_id, "answer": gold[row_id]} for row_id in sorted(gold))
+        outputs["gold.jsonl"] = gold_lines(gold)
     return outputs | {"intake.json": canonical_json(_summary(sets))}
 
 
-def _load(step: StepContext, role: str, uri: str) -> DataSet:
+def load_upload(step: StepContext, role: str, uri: str) -> DataSet:
+    """The rows of an uploaded file. Raises InvalidInput(field=, rows=), NotFound, Corrupt."""
     field = f"data.{role}"
     with tempfile.TemporaryDirectory(prefix="semievol-intake-") as scratch:
         path = uploads.fetch(step.artifacts.store, uri, Path(scratch), field=field)
@@ -42,8 +48,19 @@ def _load(step: StepContext, role: str, uri: str) -> DataSet:
         return data
 
 
-def _lines(data: DataSet) -> bytes:
-    return records.to_lines(records.row_to_record(row) for row in sorted(data.rows, key=lambda row: row.id))
+def held_out(rows: Sequence[Row], share: float, least: int, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """(kept, held out): a seeded draw that more rows in the file change little; nothing is held out where it would be fewer than `least`."""
+    drawn = sorted(rows, key=lambda row: derive_seed(seed, row.id, "holdout"))
+    count = min(round(share * len(rows)), len(rows) - 1)
+    return (tuple(drawn[count:]), tuple(drawn[:count])) if count >= least else (tuple(rows), ())
+
+
+def gold_lines(gold: Mapping[str, str]) -> bytes:
+    return records.to_lines({"id": row_id, "answer": gold[row_id]} for row_id in sorted(gold))
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    return records.to_lines(records.row_to_record(row) for row in sorted(rows, key=lambda row: row.id))
 
 
 def _summary(sets: dict[str, DataSet]) -> dict[str, Any]:

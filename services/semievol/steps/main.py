@@ -17,7 +17,7 @@ from semievol.common.artifacts import Artifacts, Manifest
 from semievol.common.keys import content_key
 from semievol.common.stores import open_store
 from semievol.ports import Cancel
-from semievol.steps import evaluate, examples, index, infer, intake, judge, report, retrieve, score, select
+from semievol.steps import evaluate, examples, extend, gate, index, infer, intake, judge, report, retrieve, score, select
 from semievol.steps.context import Emit, Services, StepContext, StepInput
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Outputs = Mapping[str, bytes | Path]
 STEP_FUNCTIONS: Mapping[str, Callable[[StepContext], Outputs]] = {
     "intake": intake.run,
+    "extend": extend.run,
     "index": index.run,
     "examples": examples.run,
     "retrieve": retrieve.run,
@@ -33,6 +34,7 @@ STEP_FUNCTIONS: Mapping[str, Callable[[StepContext], Outputs]] = {
     "score": score.run,
     "select": select.run,
     "evaluate": evaluate.run,
+    "gate": gate.run,
     "report": report.run,
 }
 

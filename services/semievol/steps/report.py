@@ -37,6 +37,8 @@ def run(step: StepContext) -> dict[str, bytes]:
         "gain": {"warm_to_evolved": _gain(warm, evolved, step.params["seed"])},
         "pseudo_label_accuracy": _pseudo_label_accuracy(step, {row.id: row for row in rows}, selected),
     }
+    if "gate" in step.inputs:
+        body["gate"] = json.loads(step.artifacts.read(step.inputs["gate"][0].file))
     return {"report.json": canonical_json(body)}
 
 

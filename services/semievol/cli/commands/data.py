@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semievol.cli import output
+from semievol.cli.commands.manage import add
 from semievol.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ SHOWN_BAD_ROWS = 50  # as text; --json has them all
 @click.group(short_help="Look at data files.")
 def data() -> None:
     """Look at data files."""
+
+
+data.add_command(add)
 
 
 @data.command()

@@ -39,6 +39,18 @@ def submit(run_file: Path, target: Target, as_json: bool) -> None:
         output.note(f"Follow it with: semievol watch {run.id}")
 
 
+def show_runs(target: Target, *, as_json: bool) -> None:
+    from semievol.cli import plain
+    from semievol.cli.connect import controller
+
+    with controller(target) as connection:
+        runs = connection.client.list_runs()
+    if as_json:
+        output.json_line({"runs": [plain.run(each) for each in runs]})
+    else:
+        output.data(_runs_table(runs) if runs else "No runs yet.")
+
+
 @click.command(short_help="Show all runs, or one run's steps.")
 @click.argument("run", required=False)
 @target_options
@@ -48,14 +60,10 @@ def status(run: str | None, target: Target, as_json: bool) -> None:
     from semievol.cli import plain
     from semievol.cli.connect import controller, find_run
 
+    if run is None:
+        show_runs(target, as_json=as_json)
+        return
     with controller(target) as connection:
-        if run is None:
-            runs = connection.client.list_runs()
-            if as_json:
-                output.json_line({"runs": [plain.run(each) for each in runs]})
-            else:
-                output.data(_runs_table(runs) if runs else "No runs yet.")
-            return
         found = find_run(connection.client, run)
     if as_json:
         output.json_line(plain.run(found))
@@ -183,23 +191,39 @@ def cancel(run: str, yes: bool, target: Target, as_json: bool) -> None:
         output.data(f"Run {stopped.id}: {plain.state(stopped.state)}")
 
 
-@click.command(short_help="Continue a failed or cancelled run.")
+@click.command(short_help="Continue a failed or cancelled run, or do a part of one again.")
 @click.argument("run")
+@click.option(
+    "--from", "from_step", default="", metavar="STEP", help="Do this step (`1/judge`) and all that follows from it again."
+)
 @target_options
 @json_option
-def retry(run: str, target: Target, as_json: bool) -> None:
-    """Continue RUN, which failed or was cancelled, on running services. Finished steps are not done again."""
-    from semievol.cli import plain
-    from semievol.cli.connect import find_run, working_controller
+def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
+    """Continue RUN, which failed or was cancelled. Finished steps are not done again, unless --from says so.
 
-    with working_controller(
-        target, "Start them with `semievol serve`, or continue the run with `semievol run -f FILE`."
-    ) as client:
-        continued = client.retry_run(find_run(client, run).id)
-    if as_json:
-        output.json_line(plain.run(continued))
-    else:
-        output.data(f"Run {continued.id}: {plain.state(continued.state)}")
+    Running services take it over, and the command returns at once. Without them it runs here, and the command ends with its result.
+    """
+    from semievol.cli import plain
+    from semievol.cli.connect import controller, find_run, serving, suite
+    from semievol.cli.ending import show_result, wait_for_end
+    from semievol.client.controller import ControllerClient
+
+    with controller(target) as connection:
+        found = find_run(connection.client, run)
+        if serving(target):
+            continued = connection.client.retry_run(found.id, from_step)
+            if as_json:
+                output.json_line(plain.run(continued))
+            else:
+                output.data(f"Run {continued.id}: {plain.state(continued.state)}")
+            return
+    with (
+        output.on_interrupt(f"What is finished is kept; continue with: semievol retry {found.id}"),
+        suite(target.home, found.spec.model, found.spec.embedding, "inline") as services,
+        ControllerClient(services.addresses["controller"]) as client,
+    ):
+        ended = wait_for_end(client, client.retry_run(found.id, from_step))
+    show_result(ended, as_json=as_json)
 
 
 @click.command(short_help="Show what a run would do, and what is there already.")

@@ -128,7 +128,7 @@ class DataSpec(_message.Message):
     test: _builtins.str
     """Rows to measure on; empty: nothing is measured."""
     dev: _builtins.str
-    """Rows with answers for decisions such as stopping early. Reserved for a later version; not empty: UNIMPLEMENTED."""
+    """Rows with answers for the gate (RunSpec.gate): whether an iteration's model replaces the best so far."""
     def __init__(
         self,
         *,
@@ -222,6 +222,36 @@ class TrainSpec(_message.Message):
 Global___TrainSpec: _TypeAlias = TrainSpec  # noqa: Y015
 
 @_typing.final
+class GateSpec(_message.Message):
+    """What an iteration's model must reach: accuracy on DataSpec.dev, or on labeled rows that are kept out for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDOUT_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_FIELD_NUMBER: _builtins.int
+    holdout: _builtins.float
+    """Share of the labeled rows to keep out, 0 to 0.5. 0: none, and no gate unless there is a DataSpec.dev. Absent: 0.2 where there is more than
+    one iteration, no DataSpec.dev, and 20 rows or more to keep out; else 0.
+    """
+    min_gain: _builtins.float
+    """Least gain over the best model so far, -1 to 1."""
+    def __init__(
+        self,
+        *,
+        holdout: _builtins.float | None = ...,
+        min_gain: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout", b"_holdout", "holdout", b"holdout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout", b"_holdout", "holdout", b"holdout", "min_gain", b"min_gain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__holdout: _TypeAlias = _typing.Literal["holdout"]  # noqa: Y015
+    _WhichOneofArgType__holdout: _TypeAlias = _typing.Literal["_holdout", b"_holdout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout) -> _WhichOneofReturnType__holdout | None: ...
+
+Global___GateSpec: _TypeAlias = GateSpec  # noqa: Y015
+
+@_typing.final
 class RunSpec(_message.Message):
     """A run. Zero values stand for the paper's (METHOD, Tables 4 and 5)."""
 
@@ -249,6 +279,7 @@ class RunSpec(_message.Message):
     MAX_NO_ANSWER_FIELD_NUMBER: _builtins.int
     BAD_ROWS_FIELD_NUMBER: _builtins.int
     SHARD_ROWS_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the run and of the alias that its best model gets: letters, digits, `-`, `_`, `.`; 1 to 63 of them. Required."""
     model: _builtins.str
@@ -301,6 +332,10 @@ class RunSpec(_message.Message):
     def train(self) -> Global___TrainSpec:
         """How to fine-tune."""
 
+    @_builtins.property
+    def gate(self) -> Global___GateSpec:
+        """When an iteration's model replaces the best so far."""
+
     def __init__(
         self,
         *,
@@ -326,10 +361,11 @@ class RunSpec(_message.Message):
         max_no_answer: _builtins.float | None = ...,
         bad_rows: _builtins.str = ...,
         shard_rows: _builtins.int = ...,
+        gate: Global___GateSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "data", b"data", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "max_no_answer", b"max_no_answer", "references", b"references", "task", b"task", "temperature", b"temperature", "theta", b"theta", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "data", b"data", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "max_no_answer", b"max_no_answer", "references", b"references", "task", b"task", "temperature", b"temperature", "theta", b"theta", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "entropy_source", b"entropy_source", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "entropy_source", b"entropy_source", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__in_weight: _TypeAlias = _typing.Literal["in_weight"]  # noqa: Y015
     _WhichOneofArgType__in_weight: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight"]  # noqa: Y015
@@ -1231,6 +1267,158 @@ class StreamLogsResponse(_message.Message):
 Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
+class AddDataRequest(_message.Message):
+    """Asks for more rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """The run's id or name."""
+    uri: _builtins.str
+    """Where UploadData put the file. Read as the run's own unlabeled file; rows that the run has seen are left out."""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDataRequest: _TypeAlias = AddDataRequest  # noqa: Y015
+
+@_typing.final
+class AddDataResponse(_message.Message):
+    """The run with its rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    iteration: _builtins.int
+    """The iteration that takes the rows up, from 1."""
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+        iteration: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDataResponse: _TypeAlias = AddDataResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRunRequest(_message.Message):
+    """Asks to forget a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Its id or name."""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunRequest: _TypeAlias = DeleteRunRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRunResponse(_message.Message):
+    """What was forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """The run's id."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that are gone with it."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunResponse: _TypeAlias = DeleteRunResponse  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    """Asks for room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only count."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    """What was deleted, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    object_count: _builtins.int
+    """Objects in the artifact store."""
+    size_bytes: _builtins.int
+    """Their bytes."""
+    def __init__(
+        self,
+        *,
+        object_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_count", b"object_count", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     """Asks a run to stop."""
 
@@ -1287,7 +1475,7 @@ class RetryRunRequest(_message.Message):
     run: _builtins.str
     """Its id or name."""
     from_step: _builtins.str
-    """Do this step (`1/infer/warm-2`) and what follows from it again. Reserved for a later version; not empty: UNIMPLEMENTED."""
+    """Do this step (`1/infer/warm-2`) and what follows from it again; empty: only what is not done."""
     def __init__(
         self,
         *,

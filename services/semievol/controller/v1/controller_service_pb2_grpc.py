@@ -70,6 +70,11 @@ class ControllerServiceStub:
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.StreamLogsRequest.SerializeToString,
                 response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.StreamLogsResponse.FromString,
                 _registered_method=True)
+        self.AddData = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/AddData',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/semievol.controller.v1.ControllerService/CancelRun',
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CancelRunRequest.SerializeToString,
@@ -79,6 +84,16 @@ class ControllerServiceStub:
                 '/semievol.controller.v1.ControllerService/RetryRun',
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunRequest.SerializeToString,
                 response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.DeleteRun = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/DeleteRun',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/CollectGarbage',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageResponse.FromString,
                 _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/semievol.controller.v1.ControllerService/ListModels',
@@ -150,6 +165,14 @@ class ControllerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddData(self, request, context):
+        """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
+        used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND.
         """
@@ -158,7 +181,21 @@ class ControllerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryRun(self, request, context):
-        """Continues a failed or cancelled run. Unknown: NOT_FOUND. A run at work: FAILED_PRECONDITION.
+        """Continues a failed or cancelled run, or does a part of one again. Unknown run or step: NOT_FOUND. A run at work: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,6 +260,11 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.StreamLogsRequest.FromString,
                     response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.StreamLogsResponse.SerializeToString,
             ),
+            'AddData': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddData,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.SerializeToString,
+            ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
                     request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CancelRunRequest.FromString,
@@ -232,6 +274,16 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.RetryRun,
                     request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunRequest.FromString,
                     response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -450,6 +502,33 @@ class ControllerService:
             _registered_method=True)
 
     @staticmethod
+    def AddData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/AddData',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelRun(request,
             target,
             options=(),
@@ -493,6 +572,60 @@ class ControllerService:
             '/semievol.controller.v1.ControllerService/RetryRun',
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunRequest.SerializeToString,
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/DeleteRun',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.DeleteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/CollectGarbage',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

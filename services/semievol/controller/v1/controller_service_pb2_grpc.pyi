@@ -47,10 +47,18 @@ class ControllerServiceStub:
     """A run's events from one number on, then new ones as they come, ending after a terminal event. Unknown: NOT_FOUND."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_controller_service_pb2.StreamLogsRequest, _controller_service_pb2.StreamLogsResponse]
     """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
+    AddData: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.AddDataRequest, _controller_service_pb2.AddDataResponse]
+    """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
+    used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
     RetryRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.RetryRunRequest, _controller_service_pb2.RetryRunResponse]
-    """Continues a failed or cancelled run. Unknown: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+    """Continues a failed or cancelled run, or does a part of one again. Unknown run or step: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+    DeleteRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.DeleteRunRequest, _controller_service_pb2.DeleteRunResponse]
+    """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION."""
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.CollectGarbageRequest, _controller_service_pb2.CollectGarbageResponse]
+    """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]
     """Models that runs have made, and aliases."""
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]
@@ -77,10 +85,18 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """A run's events from one number on, then new ones as they come, ending after a terminal event. Unknown: NOT_FOUND."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_controller_service_pb2.StreamLogsRequest, _controller_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
+    AddData: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.AddDataRequest, _controller_service_pb2.AddDataResponse]  # type: ignore[assignment]
+    """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
+    used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
     RetryRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.RetryRunRequest, _controller_service_pb2.RetryRunResponse]  # type: ignore[assignment]
-    """Continues a failed or cancelled run. Unknown: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+    """Continues a failed or cancelled run, or does a part of one again. Unknown run or step: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+    DeleteRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.DeleteRunRequest, _controller_service_pb2.DeleteRunResponse]  # type: ignore[assignment]
+    """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION."""
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.CollectGarbageRequest, _controller_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
     ListModels: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Models that runs have made, and aliases."""
     PromoteModel: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]  # type: ignore[assignment]
@@ -148,6 +164,16 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
 
     @_abc_1.abstractmethod
+    def AddData(
+        self,
+        request: _controller_service_pb2.AddDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.AddDataResponse, _abc.Awaitable[_controller_service_pb2.AddDataResponse]]:
+        """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
+        used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def CancelRun(
         self,
         request: _controller_service_pb2.CancelRunRequest,
@@ -161,7 +187,23 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.RetryRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.RetryRunResponse, _abc.Awaitable[_controller_service_pb2.RetryRunResponse]]:
-        """Continues a failed or cancelled run. Unknown: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+        """Continues a failed or cancelled run, or does a part of one again. Unknown run or step: NOT_FOUND. A run at work: FAILED_PRECONDITION."""
+
+    @_abc_1.abstractmethod
+    def DeleteRun(
+        self,
+        request: _controller_service_pb2.DeleteRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.DeleteRunResponse, _abc.Awaitable[_controller_service_pb2.DeleteRunResponse]]:
+        """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION."""
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _controller_service_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.CollectGarbageResponse, _abc.Awaitable[_controller_service_pb2.CollectGarbageResponse]]:
+        """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -41,10 +41,11 @@ class FakeTrainer:
             known = self._runs.get(key)
             if known is not None and known.identity != identity:
                 raise errors.AlreadyExists(f"The key {key[:12]} belongs to a run with another spec.", field="key")
-            if known is not None and known.state.state not in ("failed", "cancelled"):
+            lost = known is not None and known.state.state == "succeeded" and self._artifacts.manifest(key) is None
+            if known is not None and known.state.state not in ("failed", "cancelled") and not lost:
                 return known.state
             self.created += 1
-            step = known.state.step if known else 0  # goes on from its checkpoint
+            step = known.state.step if known and not lost else 0  # goes on from its checkpoint
             state = TrainingState(key, "pending", step=step, total_steps=self._updates)
             self._runs[key] = _FakeRun(spec, identity, state)
             return state

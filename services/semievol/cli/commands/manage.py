@@ -1,0 +1,106 @@
+"""What is kept: list and delete runs, give them more rows, make room."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from semievol.cli import output
+from semievol.cli.options import Target, json_option, target_options
+
+
+@click.group(short_help="List and delete runs.")
+def runs() -> None:
+    """List and delete runs."""
+
+
+@runs.command("list")
+@target_options
+@json_option
+def list_runs(target: Target, as_json: bool) -> None:
+    """Show all runs, newest first (as `semievol status` does)."""
+    from semievol.cli.commands.runs import show_runs
+
+    show_runs(target, as_json=as_json)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@target_options
+@json_option
+def delete(run: str, yes: bool, target: Target, as_json: bool) -> None:
+    """Forget RUN and its models, but for those that an alias points at or pointed at. `semievol gc` then frees the room."""
+    from semievol.cli.connect import controller, find_run
+
+    with controller(target, exclusive=True) as connection:
+        found = find_run(connection.client, run)
+        _ask(f"Forget run {found.id} and its models?", "Deleting a run", yes)
+        gone = connection.client.delete_run(found.id)
+    if as_json:
+        output.json_line({"run": gone.run, "models": list(gone.models)})
+    else:
+        output.data(f"Forgot run {gone.run}" + (f" and its models {', '.join(gone.models)}" if gone.models else ""))
+
+
+@click.command(short_help="Delete what no run and no alias needs.")
+@click.option("--dry-run", is_flag=True, help="Only say how much it is.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@target_options
+@json_option
+def gc(dry_run: bool, yes: bool, target: Target, as_json: bool) -> None:
+    """Delete steps, uploads and other objects that no run and no model needs: what deleted runs and changed run files left behind."""
+    from semievol.cli.connect import controller
+
+    with controller(target, exclusive=True) as connection:
+        found = connection.client.collect_garbage(dry_run=True)
+        if found.object_count and not dry_run:
+            _ask(f"Delete {found.object_count} objects, {_size(found.size_bytes)}?", "Collecting garbage", yes)
+            found = connection.client.collect_garbage(dry_run=False)
+    if as_json:
+        output.json_line({"objects": found.object_count, "bytes": found.size_bytes, "deleted": not dry_run})
+    else:
+        output.data(f"{'Would delete' if dry_run else 'Deleted'} {found.object_count} objects, {_size(found.size_bytes)}")
+
+
+@click.command(short_help="Give a run more unlabeled rows.")
+@click.argument("run")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@target_options
+@json_option
+def add(run: str, files: tuple[Path, ...], target: Target, as_json: bool) -> None:
+    """Give RUN more unlabeled rows. Its next iteration takes them up; one that has all its iterations behind it gets another.
+
+    The files are read as the run's own unlabeled file. Rows that the run has seen are left out.
+    """
+    from semievol.cli.connect import controller, find_run
+
+    with controller(target) as connection:
+        found = find_run(connection.client, run)
+        taken = [connection.client.add_data(found.id, file) for file in files]
+    if as_json:
+        output.json_line({"run": found.id, "iterations": [each.iteration for each in taken]})
+        return
+    for file, each in zip(files, taken, strict=True):
+        output.data(f"Run {found.id} takes up {file} in iteration {each.iteration}")
+    from semievol.controller.v1 import controller_service_pb2 as pb
+
+    if taken[-1].run.state != pb.STATE_RUNNING:
+        output.note(f"Go on with: semievol retry {found.id}")
+
+
+def _ask(question: str, what: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{what} asks first, and there is no terminal to ask on: add --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

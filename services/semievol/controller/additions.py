@@ -1,0 +1,46 @@
+"""Rows that come after a run began: looked at before they are recorded, since a record cannot be taken back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from semievol.algorithm.types import Row
+from semievol.common import errors, uploads
+from semievol.common.artifacts import Artifacts
+from semievol.controller.plan import StepPlan, StepState
+from semievol.controller.runs import RunRecord
+from semievol.data.intake import Role, load
+from semievol.steps import records
+from semievol.steps.extend import new_rows
+
+
+def check_rows(artifacts: Artifacts, run: RunRecord, uri: str) -> None:
+    """Raises InvalidInput for what the `extend` step would stumble over, NotFound (no such upload)."""
+    with tempfile.TemporaryDirectory(prefix="semievol-data-") as scratch:
+        path = uploads.fetch(artifacts.store, uri, Path(scratch), field="uri")
+        try:
+            rows = load(path, run.spec.task.task(), Role.UNLABELED, on_bad=run.spec.bad_rows).rows
+        except errors.InvalidInput as error:  # users know their file by its name, not by where we put it
+            bad = tuple(errors.BadRow(path.name, row.line, row.reason) for row in error.rows)
+            raise errors.InvalidInput(error.message.replace(f"{scratch}/", ""), field="uri", rows=bad) from error
+    new_rows(rows, _known(artifacts, run.plan(artifacts.manifest)))
+
+
+def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, Row]:
+    """Every row that was ever taken in, by id."""
+    read = (step for step in steps if step.name in ("intake", "extend") and step.state is StepState.DONE)
+    files = (file for step in read for file in step.manifests[None].files if file.path.endswith(".jsonl"))
+    rows = (
+        records.row_from_record(line) for file in files if file.path != "gold.jsonl" for line in artifacts.read_json_lines(file)
+    )
+    return {row.id: row for row in rows}
+
+
+def next_iteration(run: RunRecord, artifacts: Artifacts, *, at_work: bool) -> int:
+    """The first iteration whose rows nobody has begun to work on."""
+    steps = run.plan(artifacts.manifest)
+    if at_work:
+        return steps[-1].iteration + 1
+    begun = [step.iteration for step in steps if step.name != "extend" and step.manifests]
+    return max(begun, default=0) + 1

@@ -1,0 +1,49 @@
+"""More unlabeled rows between two iterations (continuous evolution, Sec. 4.3.6): those that are left and those that came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from semievol.algorithm.types import Row
+from semievol.common import errors
+from semievol.common.keys import canonical_json
+from semievol.steps import records
+from semievol.steps.context import StepContext
+from semievol.steps.intake import gold_lines, load_upload
+
+KNOWN = ("labeled", "unlabeled", "test", "dev")
+
+
+def run(step: StepContext) -> dict[str, bytes]:
+    known = {row.id: row for role in KNOWN for row in step.rows(role)}
+    rows = step.rows("unlabeled")
+    gold = {record["id"]: record["answer"] for record in step.lines("gold")}
+    repeated = 0
+    for number, uri in enumerate(step.params["added"], 1):
+        data = load_upload(step, "unlabeled", uri)
+        fresh = new_rows(data.rows, known)
+        repeated += len(data.rows) - len(fresh)
+        rows += fresh
+        known |= {row.id: row for row in fresh}
+        gold |= {row.id: data.answers[row.id] for row in fresh if row.id in data.answers}
+        step.progress(number, len(step.params["added"]), "files")
+    outputs = records.row_parts("unlabeled", rows, step.params["shard_rows"])
+    if gold:
+        outputs["gold.jsonl"] = gold_lines(gold)
+    return outputs | {"extend.json": canonical_json({"unlabeled": len(rows), "repeated": repeated})}
+
+
+def new_rows(rows: Iterable[Row], known: Mapping[str, Row]) -> list[Row]:
+    """Rows that the run has not seen: neither left, nor learned from, nor held out.
+
+    Raises InvalidInput where an id is that of another row already."""
+    fresh = []
+    for row in rows:
+        seen = known.get(row.id)
+        if seen is None:
+            fresh.append(row)
+        elif (seen.question, seen.options) != (row.question, row.options):
+            raise errors.InvalidInput(
+                f"The id {row.id!r} is that of another row of this run; give new rows ids of their own.", field="id"
+            )
+    return fresh
