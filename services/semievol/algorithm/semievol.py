@@ -31,6 +31,8 @@ Where we depart from the paper, or decide what it leaves open (each is one line 
     D11 The next iteration starts from labeled + selected and from the rows not selected.      (evolution_rows, steps.select)
     D12 A worked example leaves out options that the asked row repeats, where answers are the options' words.   (prompts.py)
     D13 A row that is both labeled and unlabeled counts once, with the answer that is known.   (evolution_rows)
+    D14 The judge reads the candidates first and the question last, as all training prompts end.   (prompts.judge_prompt)
+    D15 A model replaces the best so far only if it is as good on held-out rows.               (the steps dev-* and gate)
 
 This module imports nothing of the outside: what it needs of models and indexes comes in through `semievol.ports`.
 """

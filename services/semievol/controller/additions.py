@@ -11,8 +11,8 @@ from semievol.common.artifacts import Artifacts
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.runs import RunRecord
 from semievol.data.intake import Role, load
+from semievol.data.overlaps import new_rows
 from semievol.steps import records
-from semievol.steps.extend import new_rows
 
 
 def check_rows(artifacts: Artifacts, run: RunRecord, uri: str) -> None:

@@ -121,6 +121,9 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.largest_piece = 0
         self.submitted: list[RunSpec] = []
         self.aliases: dict[str, list[str]] = {}
+        self.added: list[str] = []
+        self.retried: list[str] = []  # `from_step` of each retry
+        self.garbage = 3  # objects
         self.hold_watch = False  # True: watches stay silent
         self.watching = 0
         self._drop_watch_after = drop_watch_after
@@ -179,6 +182,25 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
             if request.step in ("", step):
                 yield pb.StreamLogsResponse(job=job, lines=lines)
 
+    async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
+        run = self._find(request.run).run
+        if request.uri not in self.uploads:
+            raise errors.NotFound(f"There is no upload {request.uri}.", field="uri")
+        self.added.append(request.uri)
+        return pb.AddDataResponse(run=run, iteration=run.spec.iterations + 1)
+
+    async def DeleteRun(self, request: pb.DeleteRunRequest, context: Context) -> pb.DeleteRunResponse:
+        run = self._find(request.run).run
+        if run.state == pb.STATE_RUNNING:
+            raise errors.Conflict(f"The run {run.id} is at work: cancel it first.", field="run")
+        del self.runs[run.id]
+        return pb.DeleteRunResponse(run=run.id, models=["demo-warm-def456"])
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        found = pb.CollectGarbageResponse(object_count=self.garbage, size_bytes=1024 * self.garbage)
+        self.garbage = self.garbage if request.dry_run else 0
+        return found
+
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         run = self._find(request.run).run
         if run.state in (pb.STATE_RUNNING, pb.STATE_WAITING):
@@ -189,6 +211,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         run = self._find(request.run).run
         if run.state not in (pb.STATE_FAILED, pb.STATE_CANCELLED):
             raise errors.Conflict(f"Run {run.id} has neither failed nor been cancelled.")
+        self.retried.append(request.from_step)
         run.state = pb.STATE_RUNNING
         return pb.RetryRunResponse(run=run)
 

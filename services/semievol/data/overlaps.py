@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -51,6 +51,22 @@ def check_ids(datasets: Sequence[DataSet]) -> None:
             if content != _content(row):
                 message = f"The id {row.id!r} names different rows: {_place(first, row.id)} and {_place(data, row.id)}."
                 raise errors.InvalidInput(f"{message} Ids must differ between the files of a run.", field=f"data.{data.role}")
+
+
+def new_rows(rows: Iterable[Row], known: Mapping[str, Row]) -> list[Row]:
+    """Rows that the run has not seen: neither left, nor learned from, nor held out.
+
+    Raises InvalidInput where an id is that of another row already."""
+    fresh = []
+    for row in rows:
+        seen = known.get(row.id)
+        if seen is None:
+            fresh.append(row)
+        elif (seen.question, seen.options) != (row.question, row.options):
+            raise errors.InvalidInput(
+                f"The id {row.id!r} is that of another row of this run; give new rows ids of their own.", field="id"
+            )
+    return fresh
 
 
 def _within(data: DataSet) -> Overlap:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from semievol.algorithm.types import Row
-from semievol.common import errors
 from semievol.common.keys import canonical_json
+from semievol.data.overlaps import new_rows
 from semievol.steps import records
 from semievol.steps.context import StepContext
 from semievol.steps.intake import gold_lines, load_upload
@@ -31,19 +28,3 @@ def run(step: StepContext) -> dict[str, bytes]:
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
     return outputs | {"extend.json": canonical_json({"unlabeled": len(rows), "repeated": repeated})}
-
-
-def new_rows(rows: Iterable[Row], known: Mapping[str, Row]) -> list[Row]:
-    """Rows that the run has not seen: neither left, nor learned from, nor held out.
-
-    Raises InvalidInput where an id is that of another row already."""
-    fresh = []
-    for row in rows:
-        seen = known.get(row.id)
-        if seen is None:
-            fresh.append(row)
-        elif (seen.question, seen.options) != (row.question, row.options):
-            raise errors.InvalidInput(
-                f"The id {row.id!r} is that of another row of this run; give new rows ids of their own.", field="id"
-            )
-    return fresh

@@ -218,6 +218,45 @@ def test_retry_continues_a_failed_run_and_no_other(invoke: Invoke, running_home:
     assert invoke("retry", "demo", "--home", running_home).exit_code == 73
 
 
+def test_retry_can_begin_at_a_step(invoke: Invoke, running_home: Path, run_file: Path, served: Served) -> None:
+    served.servicer.script = failed
+    submitted(invoke, running_home, run_file)
+    assert invoke("retry", "demo", "--from", "1/judge", "--home", running_home).exit_code == 0
+    assert served.servicer.retried == ["1/judge"]
+
+
+def test_data_add_uploads_the_files_and_says_which_iteration_takes_them(
+    invoke: Invoke, running_home: Path, run_file: Path, served: Served
+) -> None:
+    submitted(invoke, running_home, run_file)
+    more = run_file.parent / "unlabeled.csv"
+    result = invoke("data", "add", "demo", more, "--home", running_home)
+    assert "in iteration 2" in result.stdout
+    assert "semievol retry demo-" in result.stderr
+    (uri,) = served.servicer.added
+    assert served.servicer.uploads[uri] == more.read_bytes()
+    assert invoke("data", "add", "demo", more.parent / "none.csv", "--home", running_home).exit_code == 64
+
+
+def test_deleting_asks_and_needs_yes_without_a_terminal(invoke: Invoke, running_home: Path, run_file: Path) -> None:
+    run = submitted(invoke, running_home, run_file)
+    assert run in invoke("runs", "list", "--home", running_home).stdout
+    for command in (("runs", "delete", "demo"), ("gc",)):
+        refused = invoke(*command, "--home", running_home)
+        assert refused.exit_code == 2
+        assert "--yes" in refused.stderr
+    assert invoke("runs", "delete", "demo", "--yes", "--home", running_home).stdout == (
+        f"Forgot run {run} and its models demo-warm-def456\n"
+    )
+    assert invoke("runs", "delete", "demo", "--yes", "--home", running_home).exit_code == 64
+    assert invoke("gc", "--dry-run", "--home", running_home).stdout == "Would delete 3 objects, 3.0 KiB\n"
+    assert json.loads(invoke("gc", "--yes", "--home", running_home, "--json").stdout) == {
+        "objects": 3,
+        "bytes": 3072,
+        "deleted": True,
+    }
+
+
 def test_plan_starts_nothing(invoke: Invoke, running_home: Path, run_file: Path, served: Served) -> None:
     result = invoke("plan", "-f", run_file, "--home", running_home, "--json")
     assert json.loads(result.stdout)["steps"][0]["reused"] is True
