@@ -208,6 +208,8 @@ def test_what_a_deleted_run_alone_needed_is_collected_and_nothing_else(suite: Su
     gone = suite.run(suite.spec(name="other", theta=80))
     assert suite.client.collect_garbage(dry_run=True).object_count == 0
     model = suite.client.list_models()
+    laid_out = Path(gone["models"]["warm"]["directory"])
+    assert laid_out.is_dir()
     deleted = suite.client.delete_run(gone["run"])
     assert deleted.run == gone["run"]
     assert "other" in {alias.name for alias in model.aliases}
@@ -217,6 +219,7 @@ def test_what_a_deleted_run_alone_needed_is_collected_and_nothing_else(suite: Su
     assert found.object_count > 0
     assert suite.client.collect_garbage(dry_run=False) == found
     assert suite.client.collect_garbage(dry_run=True).object_count == 0
+    assert not laid_out.exists()
     again = suite.run(suite.spec(theta=30))
     assert again["run"] == kept["run"]
     assert set(again["reused"]) == set(kept["seconds"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Artifacts, blob_path, parse_uri
 from semievol.controller.plan import StepPlan
@@ -52,6 +54,12 @@ def garbage(artifacts: Artifacts, runs: list[RunRecord], models: list[Model]) ->
         elif manifest := artifacts.manifest_at(info.path):
             needed |= {blob_path(file.sha256) for file in manifest.files}
     return found + [info for info in store.list("blobs/") if info.path not in needed]
+
+
+def stray_directories(models_directory: Path, models: list[Model]) -> list[Path]:
+    """Laid-out models that are registered no more."""
+    known = {model.name for model in models}
+    return sorted(file.parent for file in models_directory.glob("*/adapter_config.json") if file.parent.name not in known)
 
 
 def _uploads(run: RunRecord) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
-from semievol.controller.cleaning import forget_from, garbage, unregister_models
+from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
 from semievol.controller.models import result
 from semievol.controller.plan import Addition, StepPlan, StepState, plan
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
@@ -134,14 +135,20 @@ class Controller:
         return record.id, gone
 
     def collect_garbage(self, *, dry_run: bool) -> tuple[int, int]:
-        """(objects, bytes) that were deleted, or would be. Raises Conflict (a run is at work)."""
+        """(objects and files, bytes) that were deleted, or would be. Raises Conflict (a run is at work)."""
         self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
-        found = garbage(self._world.artifacts, self._world.runs.all(), self._world.registry.models())
+        models = self._world.registry.models()
+        found = garbage(self._world.artifacts, self._world.runs.all(), models)
+        stray = stray_directories(self._models_directory, models) if self._models_directory else []
+        files = [file for directory in stray for file in directory.rglob("*") if file.is_file()]
+        size = sum(info.size for info in found) + sum(file.stat().st_size for file in files)
         if not dry_run:
             for info in found:
                 self._world.artifacts.store.delete(info.path)
+            for directory in stray:
+                shutil.rmtree(directory)
             self._world.artifacts.distrust()
-        return len(found), sum(info.size for info in found)
+        return len(found) + len(files), size
 
     def _refuse_while_at_work(self, why: str) -> None:
         busy = [record.id for record in self._world.runs.all() if self._driver(record.id)]

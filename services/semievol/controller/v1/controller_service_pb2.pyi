@@ -1401,7 +1401,7 @@ class CollectGarbageResponse(_message.Message):
     OBJECT_COUNT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     object_count: _builtins.int
-    """Objects in the artifact store."""
+    """Objects in the artifact store, and files of laid-out models."""
     size_bytes: _builtins.int
     """Their bytes."""
     def __init__(
