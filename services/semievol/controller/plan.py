@@ -82,9 +82,10 @@ _INTAKE_FILES = {"labeled": "labeled.jsonl", "unlabeled": "unlabeled/", "test": 
 
 
 def _intake_work(spec: RunSpec) -> Work:
-    data = {role: uri for role, uri in spec.data.model_dump().items() if uri}
+    data = {role: uri for role, uri in spec.data.model_dump(exclude={"map"}).items() if uri}
+    names = {"map": spec.data.map} if spec.data.map else {}
     task = {"type": spec.task.type.value, "answer": spec.task.answer.value, "options": spec.task.options}
-    return Work("intake", {"data": data, "task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}, {})
+    return Work("intake", {"data": data, "task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows, **names}, {})
 
 
 def _iteration(

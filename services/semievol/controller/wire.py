@@ -56,6 +56,8 @@ def spec_from_wire(message: pb.RunSpec) -> RunSpec:
     value["data"] = {
         name: getattr(message.data, name) for name in ("labeled", "unlabeled", "test", "dev") if getattr(message.data, name)
     }
+    if message.data.map:
+        value["data"]["map"] = dict(message.data.map)
     task = task_from_wire(message.task)
     value["task"] = {"type": task.type, "answer": task.answer, "instruction": task.instruction, "options": list(task.options)}
     if message.collaborator_count:

@@ -117,10 +117,31 @@ class DataSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MapEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LABELED_FIELD_NUMBER: _builtins.int
     UNLABELED_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     DEV_FIELD_NUMBER: _builtins.int
+    MAP_FIELD_NUMBER: _builtins.int
     labeled: _builtins.str
     """Rows with answers. Required."""
     unlabeled: _builtins.str
@@ -129,6 +150,12 @@ class DataSpec(_message.Message):
     """Rows to measure on; empty: nothing is measured."""
     dev: _builtins.str
     """Rows with answers for decisions such as stopping early. Reserved for a later version; not empty: UNIMPLEMENTED."""
+    @_builtins.property
+    def map(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Our column -> theirs, of every file (`answer` -> `label`). Ours: question, options, answer, id, category; messages, prompt and completion
+        of a chat. Another key, or a column that a file lacks: INVALID_ARGUMENT. Empty: the files have our names.
+        """
+
     def __init__(
         self,
         *,
@@ -136,10 +163,11 @@ class DataSpec(_message.Message):
         unlabeled: _builtins.str = ...,
         test: _builtins.str = ...,
         dev: _builtins.str = ...,
+        map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dev", b"dev", "labeled", b"labeled", "test", b"test", "unlabeled", b"unlabeled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dev", b"dev", "labeled", b"labeled", "map", b"map", "test", b"test", "unlabeled", b"unlabeled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
