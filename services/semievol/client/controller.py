@@ -104,6 +104,14 @@ class ControllerClient:
             for line in response.lines:
                 yield response.job, line
 
+    def export(self, run: str, iteration: int = 0) -> Iterator[tuple[str, pb.TrainingRow]]:
+        """(run id, row) of all that an iteration's model was trained on; 0: of the last iteration that has selected. Raises NotFound,
+        Conflict (nothing is selected yet)."""
+        request = pb.ExportPseudoLabelsRequest(run=run, iteration=iteration)
+        for response in self._caller.stream(self._stub.ExportPseudoLabels, request, deadline_s=_STREAM_DEADLINE_S):
+            for row in response.rows:
+                yield response.run, row
+
     def cancel_run(self, run: str) -> pb.Run:
         """Stops a run; finished steps are kept. Raises NotFound."""
         response: pb.CancelRunResponse = self._caller.unary(self._stub.CancelRun, pb.CancelRunRequest(run=run))

@@ -59,6 +59,14 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         async for job, lines in self._watchers.stream(self._core.logs, request.run, request.step, follow=request.follow):
             yield pb.StreamLogsResponse(job=job, lines=lines)
 
+    async def ExportPseudoLabels(
+        self, request: pb.ExportPseudoLabelsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportPseudoLabelsResponse]:
+        if request.iteration < 0:
+            raise errors.InvalidInput("Iterations count from 1; 0 means the last one.", field="iteration")
+        async for run, page in self._watchers.stream(self._core.export, request.run, request.iteration):
+            yield pb.ExportPseudoLabelsResponse(run=run, rows=map(wire.exported_row_to_wire, page))
+
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         return pb.CancelRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.cancel, request.run)))
 

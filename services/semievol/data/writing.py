@@ -21,24 +21,29 @@ Record = Mapping[str, Any]
 Writer = Callable[[Path, Iterable[Record], Sequence[str], Any], int]
 
 
-def check_ending(path: Path) -> None:
+def check_ending(path: Path, endings: Iterable[str] = ()) -> None:
     """Raises InvalidInput for a file that `write` has no format for."""
-    if path.suffix.lower() not in WRITERS:
-        raise errors.InvalidInput(f"{path}: files of type {path.suffix or '(none)'} cannot be written; use {', '.join(WRITERS)}.")
+    allowed = tuple(endings) or tuple(WRITERS)
+    if path.suffix.lower() not in allowed:
+        raise errors.InvalidInput(f"{path}: files of type {path.suffix or '(none)'} cannot be written; use {', '.join(allowed)}.")
 
 
-def write(path: Path, records: Iterable[Record], columns: Sequence[str], schema: Any = None, *, replace: bool = False) -> int:
-    """How many records were written. `columns`: of CSV; of Parquet too, where there is no pyarrow `schema`.
+def write(
+    path: Path, records: Iterable[Record], columns: Sequence[str], schema: Any = None, *, replace: bool = False, format: str = ""
+) -> int:
+    """How many records were written. `columns`: of CSV; of Parquet too, where there is no pyarrow `schema`. `format`: an ending of
+    WRITERS; by default the file's own.
 
     Raises InvalidInput (the ending), AlreadyExists (without `replace`), StorageError, NotSupported (no pyarrow), and what `records` raises.
     """
-    check_ending(path)
+    if not format:
+        check_ending(path)
     if path.exists() and not replace:
         raise errors.AlreadyExists(f"There is a file {path} already; add --yes to replace it, or give another name.")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name[:32]}-", dir=path.parent) as scratch:
             made = Path(scratch, "file")
-            count = WRITERS[path.suffix.lower()](made, records, columns, schema)
+            count = WRITERS[format or path.suffix.lower()](made, records, columns, schema)
             with made.open("rb") as file:
                 os.fsync(file.fileno())
             if replace:

@@ -47,6 +47,10 @@ class ControllerServiceStub:
     """A run's events from one number on, then new ones as they come, ending after a terminal event. Unknown: NOT_FOUND."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_controller_service_pb2.StreamLogsRequest, _controller_service_pb2.StreamLogsResponse]
     """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
+    ExportPseudoLabels: _grpc.UnaryStreamMultiCallable[_controller_service_pb2.ExportPseudoLabelsRequest, _controller_service_pb2.ExportPseudoLabelsResponse]
+    """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+    row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
     RetryRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.RetryRunRequest, _controller_service_pb2.RetryRunResponse]
@@ -77,6 +81,10 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """A run's events from one number on, then new ones as they come, ending after a terminal event. Unknown: NOT_FOUND."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_controller_service_pb2.StreamLogsRequest, _controller_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
+    ExportPseudoLabels: _aio.UnaryStreamMultiCallable[_controller_service_pb2.ExportPseudoLabelsRequest, _controller_service_pb2.ExportPseudoLabelsResponse]  # type: ignore[assignment]
+    """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+    row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
     RetryRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.RetryRunRequest, _controller_service_pb2.RetryRunResponse]  # type: ignore[assignment]
@@ -146,6 +154,16 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_controller_service_pb2.StreamLogsResponse], _abc.AsyncIterator[_controller_service_pb2.StreamLogsResponse]]:
         """Log lines of a step's jobs. Unknown run or step: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ExportPseudoLabels(
+        self,
+        request: _controller_service_pb2.ExportPseudoLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_controller_service_pb2.ExportPseudoLabelsResponse], _abc.AsyncIterator[_controller_service_pb2.ExportPseudoLabelsResponse]]:
+        """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+        row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(
