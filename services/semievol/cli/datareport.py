@@ -17,7 +17,7 @@ from semievol.data.columns import ColumnReader
 from semievol.data.intake import DataSet, Role, load
 from semievol.data.near import NearOverlap
 from semievol.data.overlaps import check_ids, overlaps
-from semievol.data.sources import parse
+from semievol.data.sources import parse, parts
 
 _ALL_BUT_NONE = 1 - 1e-9  # any share of bad rows will do, as long as there is a good one
 
@@ -64,8 +64,10 @@ def of_files(
     names: Mapping[str, str] = NO_MAP,
     role: str | None = None,
 ) -> Findings:
-    """Roles and the task's type are guessed from names and columns (guess.py) where they are not given. Raises NotFound, InvalidInput."""
+    """Roles and the task's type are guessed from names and columns (guess.py) where they are not given; a dataset without a named split is all
+    of its splits. Raises NotFound, InvalidInput."""
     check_map(names)
+    files = [part for file in files for part in parts(file)]
     seen = [guess.peek(file, names) for file in files]
     guess.check_mapped(seen, names)
     guessed, reason = guess.task_type(seen)
@@ -73,6 +75,14 @@ def of_files(
     roles = [(Role(role), "you say so") if role else guess.role(file, one) for file, one in zip(files, seen, strict=True)]
     datasets = [_load(file, task, found, names) for file, (found, _) in zip(files, roles, strict=True)]
     return Findings(task, "you say so" if task_type else reason, datasets, [why for _, why in roles], names)
+
+
+def of_one(file: str, task_type: str | None, answer: str, names: Mapping[str, str], role: str | None) -> Findings:
+    """As `of_files`, for a command that reads one source alone. Raises InvalidInput for a dataset of several splits."""
+    splits = parts(file)
+    if len(splits) > 1:
+        raise errors.InvalidInput(f"{file} has several splits; name one: {', '.join(splits[:5])}.")
+    return of_files(splits, task_type, answer, names, role)
 
 
 def _load(source: str, task: Task, role: Role, names: Mapping[str, str]) -> DataSet:

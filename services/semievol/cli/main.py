@@ -30,7 +30,7 @@ COMMANDS = {
     "cancel": ("runs:cancel", "Stop a run; finished steps are kept."),
     "retry": ("runs:retry", "Continue a failed or cancelled run."),
     "plan": ("runs:plan", "Show what a run would do, and what is there already."),
-    "data": ("data:data", "Look at data files."),
+    "data": ("data:data", "Look at data files, and convert them."),
     "export": ("export:export", "Write what a run trained on, pseudo-labels included, to a file."),
     "models": ("models:models", "Models that runs have made, and their aliases."),
     "generate": ("generate:generate", "Ask a model."),

@@ -31,7 +31,7 @@ def records(name: str, batches: Iterator[Any], classes: Classes, max_row_bytes: 
             return
         for values in rows:
             number += 1
-            if sum(len(cell) for cell in values.values() if isinstance(cell, str | bytes)) > max_row_bytes:
+            if sum(map(_size, values.values())) > max_row_bytes:
                 yield BadRow(name, number, too_long(max_row_bytes))
             else:
                 cells = {column: _plain(cell) for column, cell in values.items()}
@@ -59,6 +59,15 @@ def with_class_names(values: dict[str, Any], classes: Classes) -> dict[str, Any]
         if isinstance(value, int) and not isinstance(value, bool):
             values[column] = names[value] if 0 <= value < len(names) else None
     return values
+
+
+def _size(value: Any) -> int:
+    """About the bytes of a cell's texts, however deep they lie."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 0
 
 
 def _plain(value: Any) -> Any:

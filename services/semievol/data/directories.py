@@ -53,7 +53,8 @@ def download(name: str) -> Path:
     except (LocalEntryNotFoundError, OSError) as error:
         raise errors.Unavailable(
             f"The hub cannot be reached to download the dataset {name}; download it elsewhere "
-            f"(hf download --repo-type dataset {name} --local-dir DIR) and give the directory."
+            f"(hf download --repo-type dataset {name} --local-dir DIR) and give the directory.",
+            field="data",
         ) from error
 
 
@@ -64,10 +65,21 @@ def opened(
     """(what it is, its rows). `reference`: what the user wrote, for messages and row numbers. Raises InvalidInput, NotSupported."""
     with tempfile.TemporaryDirectory(prefix="semievol-dataset-") as scratch:
         found = _Directory(directory, reference, config, split, tuple(obvious), max_row_bytes, scratch)
-        if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
+        if _is_saved(directory):
             yield "a saved dataset", found.saved()
         else:
             yield "a directory of data files", found.repository()
+
+
+def splits(directory: Path, config: str) -> list[str]:
+    """The splits of a dataset directory; empty for one without splits. Raises InvalidInput, NotSupported."""
+    with tempfile.TemporaryDirectory(prefix="semievol-dataset-") as scratch:
+        found = _Directory(directory, str(directory), config, "", (), 0, scratch)
+        return found.saved_splits() if _is_saved(directory) else list(found.files()[1])
+
+
+def _is_saved(directory: Path) -> bool:
+    return (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file()
 
 
 class _Directory:
@@ -91,9 +103,16 @@ class _Directory:
 
     # -------------------------------------------------------------- save_to_disk
 
-    def saved(self) -> Table:
+    def saved_splits(self) -> list[str]:
+        data = self._loaded()
+        return [str(name) for name in data] if isinstance(data, self._library.DatasetDict) else []
+
+    def _loaded(self) -> Any:
         with self._reading():
-            data = self._library.load_from_disk(str(self._path))
+            return self._library.load_from_disk(str(self._path))
+
+    def saved(self) -> Table:
+        data = self._loaded()
         if isinstance(data, self._library.DatasetDict):
             data = data[self._chosen([str(name) for name in data])]
         elif self._split:
@@ -115,21 +134,7 @@ class _Directory:
     # -------------------------------------------------------------- files as the hub keeps them
 
     def repository(self) -> Table:
-        if not any(path.suffix.lower() in _ENDINGS for path in self._path.rglob("*")):
-            raise errors.InvalidInput(
-                f"{self._path} is a directory without data files ({', '.join(FORMATS)}) and no saved dataset."
-            )
-        with self._reading():
-            config = self._config or self._library.get_dataset_default_config_name(str(self._path))
-            names = [] if config else self._library.get_dataset_config_names(str(self._path))
-        if names:
-            listed = ", ".join(names[:10])
-            raise errors.InvalidInput(
-                f"{self._path} has the configurations {listed}; name one and its split: PATH:{names[0]}/SPLIT."
-            )
-        with self._reading():
-            builder = self._library.load_dataset_builder(str(self._path), name=config, cache_dir=self._scratch)
-        files = {str(split): [str(file) for file in paths] for split, paths in (builder.config.data_files or {}).items()}
+        builder, files = self.files()
         split = self._chosen(list(files))
         paths = [self._inside(path) for path in files[split]]
         if all(path.suffix.lower() in FORMATS for path in paths):
@@ -139,9 +144,27 @@ class _Directory:
             return Table(first.columns if len(paths) == 1 else None, records)
         with self._reading():
             stream = self._library.load_dataset(
-                str(self._path), name=config, split=split, streaming=True, cache_dir=self._scratch
+                str(self._path), name=self._config, split=split, streaming=True, cache_dir=self._scratch
             )
         return self._table(stream)
+
+    def files(self) -> tuple[Any, dict[str, list[str]]]:
+        """(the library's builder, split -> files); settles the configuration."""
+        if not any(path.suffix.lower() in _ENDINGS for path in self._path.rglob("*")):
+            raise errors.InvalidInput(
+                f"{self._path} is a directory without data files ({', '.join(FORMATS)}) and no saved dataset."
+            )
+        with self._reading():
+            self._config = self._config or self._library.get_dataset_default_config_name(str(self._path)) or ""
+            names = [] if self._config else self._library.get_dataset_config_names(str(self._path))
+        if names:
+            listed = ", ".join(names[:10])
+            raise errors.InvalidInput(
+                f"{self._path} has the configurations {listed}; name one and its split: PATH:{names[0]}/SPLIT."
+            )
+        with self._reading():
+            builder = self._library.load_dataset_builder(str(self._path), name=self._config, cache_dir=self._scratch)
+        return builder, {str(split): [str(file) for file in paths] for split, paths in (builder.config.data_files or {}).items()}
 
     def _inside(self, path: str) -> Path:
         """README.md may name any file; only the directory's own are data."""

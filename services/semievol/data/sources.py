@@ -61,6 +61,15 @@ def parse(reference: str) -> Source:
     return Source(path)
 
 
+def parts(reference: str) -> list[str]:
+    """The splits of a dataset that is named without one, each as a reference; of anything else, itself. Raises as `open_table`."""
+    source = parse(reference)
+    if not source.is_dataset or source.split:
+        return [reference]
+    found = directories.splits(directories.download(source.hub) if source.hub else source.path, source.config)
+    return [f"{reference}{split}" if reference.endswith("/") else f"{reference}:{split}" for split in found] or [reference]
+
+
 @contextlib.contextmanager
 def open_table(reference: str, max_row_bytes: int, obvious: tuple[str, ...] = ()) -> Iterator[tuple[str, Table]]:
     """(what it is, in a word; its rows). `obvious`: splits that are meant where none is named and there are several.

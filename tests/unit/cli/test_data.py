@@ -154,6 +154,21 @@ def test_convert_reads_chats_and_datasets(invoke: Invoke, tmp_path: Path) -> Non
     assert (row["question"], row["answer"]) == ("Who?", "Ada")
 
 
+def test_check_takes_a_dataset_without_a_named_split_as_all_of_them(invoke: Invoke, tmp_path: Path) -> None:
+    """Roles come from the splits' names; show and convert want one split."""
+    made = {
+        name: datasets.Dataset.from_list([{"question": f"{name}?", "answer": "a"}]) for name in ("train", "test", "unlabeled")
+    }
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "set")
+    result = invoke("data", "check", tmp_path / "set", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = [(entry["file"].rpartition(":")[2], entry["role"]) for entry in json.loads(result.stdout)["files"]]
+    assert found == [("train", "labeled"), ("test", "test"), ("unlabeled", "unlabeled")]
+    for command in (("show",), ("convert",)):
+        refused = invoke("data", *command, tmp_path / "set", *([tmp_path / "out.csv"] if command[0] == "convert" else []))
+        assert (refused.exit_code, "set:test" in refused.stderr) == (64, True)
+
+
 def test_convert_never_overwrites_unless_told_so_and_writes_all_or_nothing(
     invoke: Invoke, run_file: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +208,13 @@ def test_a_dataset_directory_is_submitted_as_one_file_with_its_map(invoke: Invok
         b'{"text": "r", "gold": "here", "options": ["here", "there"]}'
     )
     assert json.loads(result.stdout)["spec"]["data"]["map"] == {"question": "text", "answer": "gold"}
+
+
+def test_a_hub_dataset_without_a_network_ends_with_69_and_says_what_to_do(invoke: Invoke) -> None:
+    result = invoke("data", "check", "hub:owner/name:train")
+    assert result.exit_code == 69
+    assert "give the directory" in result.stderr
+    assert "semievol serve" not in result.stderr
 
 
 def test_an_unknown_column_in_the_runs_map_is_refused_with_the_nearest(invoke: Invoke, run_file: Path) -> None:

@@ -194,7 +194,7 @@ def show(
 
     if row_id is not None and line is not None:
         raise click.UsageError("Give --row or --line, not both.")
-    found = datareport.of_files([file], task_type, answer, names, role)
+    found = datareport.of_one(file, task_type, answer, names, role)
     (dataset,) = found.datasets
     for row in _wanted(dataset, row_id, line, count):
         fields = _fields(row, dataset)
@@ -260,7 +260,7 @@ def convert(
     from semievol.data import writing
 
     writing.check_ending(out)
-    found = datareport.of_files([file], task_type, answer, names, role)
+    found = datareport.of_one(file, task_type, answer, names, role)
     (dataset,) = found.datasets
     if dataset.bad:
         raise errors.InvalidInput(f"{len(dataset.bad)} rows of {file} cannot be used; nothing was written.", rows=dataset.bad)
