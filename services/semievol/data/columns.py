@@ -35,6 +35,9 @@ _OTHER_NAMES = {
 }
 
 
+_MOST_PLANS = 1000  # a file whose rows all have other columns must not fill the memory
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A record in our columns, and what is left of it."""
@@ -129,6 +132,8 @@ class ColumnReader:
     def _plan(self, names: Iterable[str]) -> _Plan:
         key = tuple(names)
         if key not in self._plans:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
             self._plans[key] = self._made(key)
         return self._plans[key]
 

@@ -123,6 +123,9 @@ class _Intake:
         self._bad: list[BadRow] = []
         self._contents: dict[str, int] = {}  # content id -> how often
         self._columns: dict[str, str] = {}
+        self._names: tuple[str, ...] | None = None  # columns of the last row
+        self._lacking: str | None = None  # why they do not do
+        self._used: tuple[str, ...] | None = None  # columns of the last good row
 
     def take(self, table: Table) -> None:
         """Raises InvalidInput where the source as a whole is unusable."""
@@ -158,9 +161,11 @@ class _Intake:
 
     def _take(self, record: Record) -> None:
         try:
-            lacking = self._reader.lacking(self._required, record.values)
-            if lacking:
-                raise BadRecordError(lacking)
+            names = tuple(record.values)
+            if names != self._names:  # mostly they are the same as in the row before
+                self._names, self._lacking = names, self._reader.lacking(self._required, names)
+            if self._lacking:
+                raise BadRecordError(self._lacking)
             parsed = parse_row(self._reader.take(record.values), self._task)
             if self._labeled and parsed.answer is None:
                 raise BadRecordError(parsed.answer_fault or "the answer is empty")
@@ -168,8 +173,10 @@ class _Intake:
         except BadRecordError as fault:
             self._bad.append(BadRow(self._data.file, record.line, str(fault)))
             return
-        for name, use in self._reader.uses(record.values).items():
-            self._columns.setdefault(name, use)
+        if names != self._used:
+            self._used = names
+            for name, use in self._reader.uses(names).items():
+                self._columns.setdefault(name, use)
         self._rows.append(row)
         self._data.lines[row.id] = record.line
         self._data.ignored_answers += bool(parsed.answer_fault)
