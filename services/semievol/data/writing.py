@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from semievol.common import errors
 from semievol.data.intake import DataSet
 
 _PARQUET_ROWS = 4096  # in one row group
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 Record = Mapping[str, Any]
 Writer = Callable[[Path, Iterable[Record], Sequence[str], Any], int]
@@ -46,15 +48,24 @@ def write(
             count = WRITERS[format or path.suffix.lower()](made, records, columns, schema)
             with made.open("rb") as file:
                 os.fsync(file.fileno())
-            if replace:
-                made.replace(path)
-            else:
-                os.link(made, path)  # unlike a rename, never over a file that came meanwhile
+            _put(made, path, replace=replace)
     except FileExistsError as error:
         raise errors.AlreadyExists(f"There is a file {path} already; add --yes to replace it, or give another name.") from error
     except OSError as error:
         raise errors.StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
     return count
+
+
+def _put(made: Path, path: Path, *, replace: bool) -> None:
+    """A link is never made over a file that came meanwhile, which a rename would replace; but not every file system has links."""
+    if not replace:
+        try:
+            os.link(made, path)
+            return
+        except OSError as error:
+            if path.exists() or error.errno not in _NO_LINKS:
+                raise
+    made.replace(path)
 
 
 def rows_as_records(data: DataSet) -> tuple[list[str], Iterator[dict[str, Any]]]:

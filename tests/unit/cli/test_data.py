@@ -229,3 +229,21 @@ def test_a_spec_without_a_map_says_nothing_of_maps() -> None:
     """So that runs and content keys of specs from before there were maps stay what they were."""
     spec = RunSpec.model_validate({"name": "a", "model": "m", "embedding": "e", "data": {"labeled": "a", "unlabeled": "b"}})
     assert spec.model_dump(mode="json")["data"] == {"labeled": "a", "unlabeled": "b", "test": "", "dev": ""}
+
+
+@pytest.mark.models
+def test_the_real_embedding_finds_what_was_hardly_reworded_and_leaves_other_questions_alone(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "labeled.csv").write_text(
+        "question,answer\nThe streetlight outside my house has been broken for a week.,light\nWhen is the school closed?,school\n"
+    )
+    (tmp_path / "test.csv").write_text(
+        "question,answer\nThe street light outside my house was broken for a week!,light\nWho repairs the water pipe?,water\n"
+    )
+    result = invoke("data", "check", tmp_path / "labeled.csv", tmp_path / "test.csv", "--near", "0.9", "--json")
+    assert result.exit_code == 0, result.stderr
+    (near,) = json.loads(result.stdout)["near"]
+    assert [(pair["first"], pair["second"]) for pair in near["examples"]] == [
+        (f"{tmp_path}/labeled.csv:2", f"{tmp_path}/test.csv:2")
+    ]
