@@ -24,7 +24,7 @@ import filelock
 
 from semievol.common import errors
 from semievol.common.grpc_server import Server, Service
-from semievol.ports import Launcher
+from semievol.ports import Embedder, Launcher
 
 T = TypeVar("T")
 
@@ -207,6 +207,14 @@ class Embedded:
         scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
         scratch.write_text(json.dumps(body))
         scratch.replace(self._home / _ADDRESSES)
+
+
+def embedder(model: str) -> Embedder:
+    """The embedding backend in this process, for a command that needs no other service. Raises as the backend's constructor."""
+    from semievol.embedding import server
+    from semievol.embedding.settings import EmbeddingSettings
+
+    return server.embedder(EmbeddingSettings(model=model))
 
 
 async def _serving(service: Service, address: str) -> Server:

@@ -123,6 +123,10 @@ def test_dev_rows_and_holdout_exclude_each_other(suite: Suite) -> None:
 # ---------------------------------------------------------------- rows that come later
 
 
+def add(suite: Suite, run: str, path: Path) -> pb.AddDataResponse:
+    return suite.client.add_data(run, suite.client.upload(path))
+
+
 def more(suite: Suite, name: str, rows: int = 6) -> Path:
     return write_colours(suite.home, name, answers=False, rows=rows)
 
@@ -130,7 +134,7 @@ def more(suite: Suite, name: str, rows: int = 6) -> Path:
 def test_new_rows_are_taken_up_by_the_next_iteration(suite: Suite) -> None:
     first = suite.run(suite.spec())
     left = first["iterations"][0]["unlabeled"] - first["iterations"][0]["selected"]
-    added = suite.client.add_data(first["run"], more(suite, "new"))
+    added = add(suite, first["run"], more(suite, "new"))
     assert added.iteration == 2
     assert added.run.state == pb.STATE_SUCCEEDED
     result = suite.run(suite.spec())
@@ -147,7 +151,7 @@ def test_rows_that_the_run_has_seen_are_left_out(suite: Suite) -> None:
     old_and_new = suite.home / "both.csv"
     old = write_colours(suite.home, "unlabeled", answers=False).read_text()
     old_and_new.write_text(old + more(suite, "new").read_text().partition("\n")[2])
-    suite.client.add_data(first["run"], old_and_new)
+    add(suite, first["run"], old_and_new)
     assert suite.run(suite.spec())["iterations"][1]["unlabeled"] == left + 6
 
 
@@ -156,11 +160,11 @@ def test_an_id_of_another_row_is_refused_and_nothing_is_recorded(suite: Suite) -
     clash = suite.home / "clash.csv"
     clash.write_text(more(suite, "new").read_text().replace("new-003", "unlabeled-003"))
     with pytest.raises(errors.InvalidInput, match="'unlabeled-003' is that of another row"):
-        suite.client.add_data(first["run"], clash)
+        add(suite, first["run"], clash)
     bad = suite.home / "bad.csv"
     bad.write_text("id,question,options\n1,,\n")
     with pytest.raises(errors.InvalidInput, match=r"bad.csv:2: the question is empty"):
-        suite.client.add_data(first["run"], bad)
+        add(suite, first["run"], bad)
     assert len(suite.run(suite.spec())["iterations"]) == 1
 
 
@@ -169,7 +173,7 @@ def test_new_rows_revive_a_run_that_its_gate_stopped_and_the_discarded_selection
         spec = with_dev(suite, iterations=3)
         first = suite.run(spec)
         assert first["stopped"] == "gate"
-        assert suite.client.add_data(first["run"], more(suite, "new")).iteration == 2
+        assert add(suite, first["run"], more(suite, "new")).iteration == 2
         result = suite.run(spec)
         assert result["iterations"][1]["labeled"] == 20
         assert result["iterations"][1]["unlabeled"] == 26

@@ -346,3 +346,26 @@ def test_shards_side_by_side_give_the_same_artifacts(tmp_path: Path) -> None:
             assert suite.run(suite.spec(iterations=2))["error"] == ""
             hashes.append(artifact_hashes(suite.home))
     assert hashes[0] == hashes[1]
+
+
+def test_data_under_other_names_gives_the_run_that_it_gives_under_ours(suite: Suite) -> None:
+    """The same rows: only intake is done again, and it makes the same files."""
+    suite.run(suite.spec())
+    before = artifact_hashes(suite.home)
+    spec = suite.spec()
+    uris = {}
+    for role in ("labeled", "unlabeled", "test"):
+        file = suite.home / f"{role}.csv"
+        file.write_text(
+            file.read_text().replace("question,options,answer", "text,choices,label").replace("question,", "text,", 1)
+        )
+        uris[role] = suite.client.upload(file)
+    unmapped = suite.run(spec.model_copy(update={"data": spec.data.model_copy(update=uris)}))
+    assert "--map question=text" in unmapped["error"]
+    names = {"question": "text", "options": "choices", "answer": "label"}
+    mapped = suite.run(spec.model_copy(update={"data": spec.data.model_copy(update=uris | {"map": names})}))
+    assert mapped["error"] == ""
+    assert "1/warm" in mapped["reused"]
+    new = [json.loads(content) for path, content in artifact_hashes(suite.home).items() if path not in before]
+    assert [manifest["contract"] for manifest in new] == ["intake/1"]
+    assert new[0]["params"]["map"] == names

@@ -15,7 +15,7 @@ from semievol.cli.connect import controller, find_model, generation
 from semievol.cli.options import Target
 from semievol.cli.runfiles import read_run_file
 from semievol.client.controller import ControllerClient
-from semievol.common import errors
+from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.wire import spec_from_wire
@@ -37,9 +37,9 @@ class Wanted:
 def from_run_file(path: Path) -> tuple[str, tuple[str, ...]]:
     """The run's name, and the options of its labeled rows where these are the same for all. Raises NotFound, InvalidInput."""
     spec = read_run_file(path)
-    if spec.task.type is not TaskType.CHOICE or spec.task.options or spec.data.labeled.startswith("data:"):
+    if spec.task.type is not TaskType.CHOICE or spec.task.options or uploads.is_uri(spec.data.labeled):
         return spec.name, ()
-    rows = load(Path(spec.data.labeled), spec.task.task(), Role.LABELED, on_bad=spec.bad_rows).rows
+    rows = load(spec.data.labeled, spec.task.task(), Role.LABELED, names=spec.data.map, on_bad=spec.bad_rows).rows
     every = {row.options for row in rows}
     return spec.name, every.pop() if len(every) == 1 else ()
 

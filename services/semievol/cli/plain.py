@@ -23,6 +23,8 @@ def message(value: Message) -> Any:
 
 def _field(value: Message, field: Any) -> Any:
     content = getattr(value, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(content)
     if field.is_repeated:
         return [_scalar(item, field) for item in content]
     if field.has_presence and not value.HasField(field.name):

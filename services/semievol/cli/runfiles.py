@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from semievol.cli import output
 from semievol.client.controller import ControllerClient
-from semievol.common import errors
+from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec, load_run_file, parse_run_spec
-from semievol.data.intake import DataSet, Role, load
+from semievol.data.formats import MAX_ROW_BYTES
+from semievol.data.intake import OBVIOUS_SPLITS, DataSet, Role, load
+from semievol.data.sources import as_file, parse
 
 ROLES = ("labeled", "unlabeled", "test", "dev")
 
@@ -29,12 +32,12 @@ def read_run_file(path: Path) -> RunSpec:
 
 
 def _data_path(base: Path, run_file: Path, role: str, value: str) -> str:
-    if not value or value.startswith("data:"):  # the URI of an earlier upload
+    if not value or uploads.is_uri(value) or value.startswith("hub:"):
         return value
-    path = base / Path(value).expanduser()
-    if not path.is_file():
+    reference = str(base / Path(value).expanduser())
+    if not parse(reference).path.exists():
         raise errors.NotFound(f"{run_file}: there is no file {value} (relative to the run file).", field=f"data.{role}")
-    return str(path)
+    return reference
 
 
 def _model_path(base: Path, value: str) -> str:
@@ -43,25 +46,27 @@ def _model_path(base: Path, value: str) -> str:
     return str(path) if not value.startswith("bundled:") and path.is_dir() else value
 
 
+def local_data(spec: RunSpec) -> dict[str, str]:
+    """Role -> data of this machine or of the hub; what is uploaded already is left out."""
+    return {role: value for role in ROLES if (value := getattr(spec.data, role)) and not uploads.is_uri(value)}
+
+
 def check_rows(spec: RunSpec) -> list[DataSet]:
     """Reads the local data files: bad rows are better known now than after the models are loaded. Raises InvalidInput, with the rows."""
     task = spec.task.task()
-    return [
-        load(Path(value), task, Role(role), on_bad=spec.bad_rows)
-        for role in ROLES
-        if (value := getattr(spec.data, role)) and not value.startswith("data:")
-    ]
+    return [load(value, task, Role(role), names=spec.data.map, on_bad=spec.bad_rows) for role, value in local_data(spec).items()]
 
 
 def uploaded(client: ControllerClient, spec: RunSpec) -> RunSpec:
-    """The spec with URIs in place of files."""
-    uris = {}
-    for role in ROLES:
-        value = getattr(spec.data, role)
-        if value and not value.startswith("data:"):
-            value = client.upload(Path(value))
-        uris[role] = value
+    """The spec with URIs in place of files; a dataset travels as one JSON-lines file."""
+    uris = {role: upload(client, value, Role(role)) for role, value in local_data(spec).items()}
     return spec.model_copy(update={"data": spec.data.model_copy(update=uris)})
+
+
+def upload(client: ControllerClient, source: str, role: Role) -> str:
+    """The URI of a data source: a file, a dataset directory or a hub dataset."""
+    with tempfile.TemporaryDirectory(prefix="semievol-upload-") as scratch:
+        return client.upload(as_file(source, Path(scratch), MAX_ROW_BYTES, OBVIOUS_SPLITS[role]))
 
 
 def announce(datasets: list[DataSet]) -> None:

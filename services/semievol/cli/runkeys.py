@@ -38,8 +38,8 @@ KEYS = (
     Key("embedding", "Embedding model for the references.", values="as for `model`"),
     Key(
         "data.labeled",
-        "Rows with answers (CSV, JSONL or Parquet: question, options, answer; id and category if you like).",
-        values="a file, relative to this file",
+        "Rows with answers (CSV, JSONL or Parquet: question, options, answer; id and category if you like; or chats: messages, or prompt and completion).",
+        values="a file, relative to this file; or a dataset: a directory (`DIR`, `DIR:SPLIT`) or `hub:OWNER/NAME:SPLIT`",
     ),
     Key(
         "data.unlabeled",
@@ -51,6 +51,11 @@ KEYS = (
         "data.dev",
         "Rows to decide on whether an iteration's model is better (gate), never trained on.",
         values="as for `data.labeled`",
+    ),
+    Key(
+        "data.map",
+        "The files' names for our columns, ours on the left. A file that has our name and not the other is taken as it is.",
+        values="such as `{question: text, answer: label}`",
     ),
     Key(
         "task.type",

@@ -105,9 +105,9 @@ class ControllerClient:
             for line in response.lines:
                 yield response.job, line
 
-    def add_data(self, run: str, path: Path) -> pb.AddDataResponse:
-        """Gives a run more unlabeled rows. Raises NotFound, InvalidInput (with the rows), StorageError."""
-        request = pb.AddDataRequest(run=run, uri=self.upload(path))
+    def add_data(self, run: str, uri: str) -> pb.AddDataResponse:
+        """Gives a run the unlabeled rows of an upload. Raises NotFound, InvalidInput (with the rows)."""
+        request = pb.AddDataRequest(run=run, uri=uri)
         response: pb.AddDataResponse = self._caller.unary(self._stub.AddData, request, idempotent=False)
         return response
 
@@ -123,6 +123,14 @@ class ControllerClient:
             self._stub.CollectGarbage, request, deadline_s=_GARBAGE_DEADLINE_S
         )
         return response
+
+    def export(self, run: str, iteration: int = 0) -> Iterator[tuple[str, pb.TrainingRow]]:
+        """(run id, row) of all that an iteration's model was trained on; 0: of the last iteration that has selected. Raises NotFound,
+        Conflict (nothing is selected yet)."""
+        request = pb.ExportPseudoLabelsRequest(run=run, iteration=iteration)
+        for response in self._caller.stream(self._stub.ExportPseudoLabels, request, deadline_s=_STREAM_DEADLINE_S):
+            for row in response.rows:
+                yield response.run, row
 
     def cancel_run(self, run: str) -> pb.Run:
         """Stops a run; finished steps are kept. Raises NotFound."""

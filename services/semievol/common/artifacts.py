@@ -157,6 +157,24 @@ class Artifacts:
         """The objects of a JSON-lines file, verified. Raises Corrupt."""
         return [json.loads(line) for line in self.read(file).splitlines()]
 
+    def stream_json_lines(self, file: File) -> Iterator[Any]:
+        """The objects of a JSON-lines file one by one, for files that are larger than memory. Verified as they are read: what is damaged
+        raises Corrupt at the latest after the last one."""
+        digest, size, rest = hashlib.sha256(), 0, b""
+        try:
+            with self.store.open(blob_path(file.sha256)) as stream, _reading(file.path):
+                while chunk := stream.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield json.loads(line)
+        except (errors.NotFound, ValueError) as error:
+            raise errors.Corrupt(f"The bytes of {file.path} (sha256 {file.sha256[:12]}) are gone or damaged.") from error
+        if rest or size != file.size or digest.hexdigest() != file.sha256:
+            self._verified.discard(file.sha256)
+            raise errors.Corrupt(f"The bytes of {file.path} (sha256 {file.sha256[:12]}) in the artifact store are damaged.")
+
     def resolve(self, text: str, *, field: str) -> tuple[Manifest, File | None]:
         """What an artifact URI names. Raises InvalidInput(field=), NotFound."""
         key, path = parse_uri(text, field=field)

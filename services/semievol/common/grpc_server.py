@@ -44,6 +44,9 @@ T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+_MADE_AHEAD = 16  # items of a stream; pages are at most 1 MiB
+
+
 class Workers:
     """A small pool of threads between the event loop and blocking code. One thread for a model that does one thing at a time.
 
@@ -70,13 +73,14 @@ class Workers:
             raise
 
     async def stream(self, fn: Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any) -> AsyncIterator[T]:
-        """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes."""
+        """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes; at most `_MADE_AHEAD` items wait for a slow client."""
         loop, cancel = asyncio.get_running_loop(), threading.Event()
         queue: asyncio.Queue[Any] = asyncio.Queue()
-        done = object()
+        room, done = threading.Semaphore(_MADE_AHEAD), object()
 
         def produce() -> None:
             for item in fn(*args, cancel=cancel, **kwargs):
+                room.acquire()
                 if cancel.is_set():
                     return
                 loop.call_soon_threadsafe(queue.put_nowait, item)
@@ -85,10 +89,12 @@ class Workers:
         work.add_done_callback(lambda _: queue.put_nowait(done))
         try:
             while (item := await queue.get()) is not done:
+                room.release()
                 yield item
             await work  # raises what fn raised
         finally:
             cancel.set()
+            room.release()  # in case that it waits for room
             work.cancel()  # in case that it has not begun
 
     def close(self) -> None:

@@ -9,11 +9,21 @@ import difflib
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from semievol.algorithm.collaborators import numbered, sample_collaborators
 from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task, TaskType, Weights
 from semievol.common import errors
+from semievol.common.columns import check_map
 
 _HOLDOUT = 0.2
 _LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard error of 20 rows is 10 points
@@ -26,12 +36,27 @@ class _Strict(BaseModel):
 
 
 class DataSpec(_Strict):
-    """Files with the rows: paths relative to the run file, or URIs of uploads."""
+    """Where the rows are: paths relative to the run file, hub datasets, or URIs of uploads. `map`: our column name -> theirs."""
 
     labeled: str = Field(min_length=1)
     unlabeled: str = Field(min_length=1)
     test: str = ""
     dev: str = ""
+    map: dict[str, str] = {}
+
+    @field_validator("map")
+    @classmethod
+    def _known(cls, names: dict[str, str]) -> dict[str, str]:
+        try:
+            check_map(names)
+        except errors.InvalidInput as error:
+            raise ValueError(error.message) from error
+        return names
+
+    @model_serializer(mode="wrap")
+    def _without_empty_map(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs from before there were maps keep their ids."""
+        return {name: value for name, value in serialize(self).items() if name != "map" or value}
 
 
 class TaskSpec(_Strict):

@@ -15,6 +15,11 @@ _URI = re.compile(r"^data:([0-9a-f]{64})/([^/\0]+)$")
 _NAME = re.compile(r"^[^/\\\0\n]{1,255}$")
 
 
+def is_uri(text: str) -> bool:
+    """Whether this names an upload; `data:train` is a split of the directory `data`."""
+    return _URI.match(text) is not None
+
+
 def check_name(name: str) -> None:
     """Raises InvalidInput: a name has no directories."""
     if not _NAME.match(name) or name in (".", ".."):

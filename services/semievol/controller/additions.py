@@ -20,7 +20,8 @@ def check_rows(artifacts: Artifacts, run: RunRecord, uri: str) -> None:
     with tempfile.TemporaryDirectory(prefix="semievol-data-") as scratch:
         path = uploads.fetch(artifacts.store, uri, Path(scratch), field="uri")
         try:
-            rows = load(path, run.spec.task.task(), Role.UNLABELED, on_bad=run.spec.bad_rows).rows
+            spec = run.spec
+            rows = load(path, spec.task.task(), Role.UNLABELED, names=spec.data.map, on_bad=spec.bad_rows).rows
         except errors.InvalidInput as error:  # users know their file by its name, not by where we put it
             bad = tuple(errors.BadRow(path.name, row.line, row.reason) for row in error.rows)
             raise errors.InvalidInput(error.message.replace(f"{scratch}/", ""), field="uri", rows=bad) from error

@@ -15,7 +15,8 @@ from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
 from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
-from semievol.controller.models import result
+from semievol.controller.exporting import ExportedRow, exported_iteration, pages
+from semievol.controller.models import models_of, result
 from semievol.controller.plan import Addition, StepPlan, StepState, plan
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
 from semievol.controller.registry import Alias, Model
@@ -214,6 +215,18 @@ class Controller:
             if not follow or not running or cancel.is_set():
                 return
             time.sleep(_WATCH_POLL_S)
+
+    def export(self, name: str, iteration: int = 0, *, cancel: Cancel = NEVER) -> Iterator[tuple[str, list[ExportedRow]]]:
+        """(run id, page of rows that the model of this iteration was trained on; 0: of the last that has selected). Raises NotFound,
+        Conflict (nothing is selected yet)."""
+        record = self._world.runs.find(name)
+        steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
+        wanted = exported_iteration(steps, iteration, record.id)
+        warm = {model.iteration: model.name for model in models_of(self._world.artifacts, record, steps) if model.role == "warm"}
+        for page in pages(self._world.artifacts, steps, wanted, lambda number: warm.get(number, record.spec.model)):
+            if cancel.is_set():
+                return
+            yield record.id, page
 
     # -------------------------------------------------------------- models
 

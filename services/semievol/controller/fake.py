@@ -26,11 +26,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass
 class ScriptedRun:
-    """What the fake knows of one run. `logs`: (job, lines) by step name (`1/warm`)."""
+    """What the fake knows of one run. `logs`: (job, lines) by step name (`1/warm`). `rows`: what its iterations trained on, by iteration."""
 
     run: pb.Run
     events: list[pb.RunEvent] = field(default_factory=list)
     logs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
+    rows: dict[int, list[pb.TrainingRow]] = field(default_factory=dict)
 
 
 def succeeded(spec: RunSpec) -> ScriptedRun:
@@ -68,7 +69,21 @@ def succeeded(spec: RunSpec) -> ScriptedRun:
     run = pb.Run(id=run_id, state=pb.STATE_SUCCEEDED, spec=spec_to_wire(spec), steps=steps, last_start_number=1)
     run.result_json = json.dumps(example_result(run_id, model))
     run.create_time.FromSeconds(1_760_000_000)
-    return ScriptedRun(run, events, {"1/warm": ("job-warm-1", ["training", "trained"])})
+    return ScriptedRun(run, events, {"1/warm": ("job-warm-1", ["training", "trained"])}, {1: example_rows()})
+
+
+def example_rows() -> list[pb.TrainingRow]:
+    """A pseudo-label and a labeled row."""
+    pseudo = pb.TrainingRow(
+        id="u1", source="pseudo", question="Who sang?", answer="ada", completion="Answer: Ada", decision="judged", iteration=1
+    )
+    pseudo.entropy, pseudo.agreement, pseudo.model = 0.25, 0.5, "demo-warm-def456"
+    pseudo.candidates.add(collaborator="warm-0", text="Answer: Ada", answer="ada")
+    pseudo.candidates.add(collaborator="base-1", text="", no_answer="empty")
+    labeled = pb.TrainingRow(id="l1", source="labeled", question="Who danced?", answer="Bob", completion="Answer: Bob")
+    for row in (pseudo, labeled):
+        row.prompt.add(role="user", content=f"Question: {row.question}")
+    return [pseudo, labeled]
 
 
 def failed(spec: RunSpec, error: str = "The judge is down.", error_class: str = "Unavailable") -> ScriptedRun:
@@ -200,6 +215,19 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         found = pb.CollectGarbageResponse(object_count=self.garbage, size_bytes=1024 * self.garbage)
         self.garbage = self.garbage if request.dry_run else 0
         return found
+
+    async def ExportPseudoLabels(
+        self, request: pb.ExportPseudoLabelsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportPseudoLabelsResponse]:
+        """Pages of one row."""
+        scripted = self._find(request.run)
+        if not scripted.rows:
+            raise errors.Conflict(f"The run {scripted.run.id} has not selected its pseudo-labels yet.", field="run")
+        iteration = request.iteration or max(scripted.rows)
+        if iteration not in scripted.rows:
+            raise errors.NotFound(f"The run {scripted.run.id} has no iteration {iteration} (yet).", field="iteration")
+        for row in scripted.rows[iteration]:
+            yield pb.ExportPseudoLabelsResponse(run=scripted.run.id, rows=[row])
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         run = self._find(request.run).run

@@ -116,7 +116,7 @@ def _next_scope(scope: Artifacts) -> Artifacts:
 
 
 def _intake_work(spec: RunSpec) -> Work:
-    data = {role: uri for role, uri in spec.data.model_dump().items() if uri}
+    data = {role: uri for role, uri in spec.data.model_dump(exclude={"map"}).items() if uri}
     share, least = spec.holdout
     holdout = {"holdout": {"share": share, "least": least, "seed": spec.seed}} if share else {}
     return Work("intake", {"data": data, **_reading(spec), **holdout}, {})
@@ -130,7 +130,8 @@ def _extend_work(spec: RunSpec, added: list[str], scope: Artifacts) -> Work:
 def _reading(spec: RunSpec) -> dict[str, Any]:
     """How data files are read."""
     task = {"type": spec.task.type.value, "answer": spec.task.answer.value, "options": spec.task.options}
-    return {"task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows}
+    names = {"map": spec.data.map} if spec.data.map else {}
+    return {"task": task, "bad_rows": spec.bad_rows, "shard_rows": spec.shard_rows, **names}
 
 
 def _iteration(

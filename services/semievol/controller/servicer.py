@@ -63,6 +63,14 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         view, iteration = await self._workers.run(self._core.add_data, request.run, request.uri)
         return pb.AddDataResponse(run=wire.run_to_wire(view), iteration=iteration)
 
+    async def ExportPseudoLabels(
+        self, request: pb.ExportPseudoLabelsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportPseudoLabelsResponse]:
+        if request.iteration < 0:
+            raise errors.InvalidInput("Iterations count from 1; 0 means the last one.", field="iteration")
+        async for run, page in self._watchers.stream(self._core.export, request.run, request.iteration):
+            yield pb.ExportPseudoLabelsResponse(run=run, rows=map(wire.exported_row_to_wire, page))
+
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         return pb.CancelRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.cancel, request.run)))
 

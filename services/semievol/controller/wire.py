@@ -10,6 +10,7 @@ from semievol.common import errors
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.wire import task_from_wire, task_to_wire
 from semievol.controller.core import RunView, StepView
+from semievol.controller.exporting import ExportedRow
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.reconcile import Progress
 from semievol.controller.registry import Alias, Model
@@ -57,6 +58,8 @@ def spec_from_wire(message: pb.RunSpec) -> RunSpec:
     value["data"] = {
         name: getattr(message.data, name) for name in ("labeled", "unlabeled", "test", "dev") if getattr(message.data, name)
     }
+    if message.data.map:
+        value["data"]["map"] = dict(message.data.map)
     task = task_from_wire(message.task)
     value["task"] = {"type": task.type, "answer": task.answer, "instruction": task.instruction, "options": list(task.options)}
     if message.collaborator_count:
@@ -126,6 +129,31 @@ def event_to_wire(event: Event, model_of: Callable[[str], pb.Model | None]) -> p
     for name, value in event.items():
         if name not in ("type", "number", "time"):
             setattr(body, name, value)
+    return message
+
+
+def exported_row_to_wire(exported: ExportedRow) -> pb.TrainingRow:
+    row, example, verdict = exported.row, exported.example, exported.verdict or {}
+    message = pb.TrainingRow(
+        id=row["id"],
+        source=example["source"],
+        question=row["question"],
+        options=row.get("options", ()),
+        answer=row.get("answer", ""),
+        category=row.get("category", ""),
+        completion=example["completion"],
+        decision=verdict.get("decision", ""),
+        iteration=exported.iteration,
+        model=exported.model,
+        agreement=verdict.get("agreement"),
+        entropy=exported.entropy,
+    )
+    for part in example["prompt"]:
+        message.prompt.add(role=part["role"], content=part["content"])
+    for one in exported.candidates:
+        message.candidates.add(
+            collaborator=one["collaborator"], text=one["text"], answer=one.get("answer", ""), no_answer=one.get("no_answer", "")
+        )
     return message
 
 

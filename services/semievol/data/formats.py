@@ -1,4 +1,4 @@
-"""Readers of data files: a file becomes a table of records, each with the physical line on which it starts.
+"""Readers of data files: a file becomes a table of records.
 
 A reader holds one row in memory, never more than `max_row_bytes` of it, and goes on after a row that it cannot read. To add a
 format, write a function like `_read_csv` and name it in `FORMATS`.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from semievol.common import errors
 from semievol.common.errors import BadRow
+from semievol.data import arrow
+from semievol.data.tables import Record, Table, too_long
 
 MAX_ROW_BYTES = 4 * 1024 * 1024  # some hundred pages of text: beyond any context window
 
@@ -27,22 +28,6 @@ _SIGNATURES = {  # the first bytes of what is often taken for text
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a Parquet file under another name (.parquet is read)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row as the file has it. `line` counts from 1 (in Parquet, rows); a cell is a string in CSV and any JSON value elsewhere."""
-
-    line: int
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """`columns` is None where a format names none before its rows (JSONL). `records` can be gone through once."""
-
-    columns: tuple[str, ...] | None
-    records: Iterator[Record | BadRow]
 
 
 Reader = Callable[[Path, BinaryIO, int], Table]
@@ -112,10 +97,6 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[_Line]:
             yield _Line(number, data.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape") + "\n")
 
 
-def _too_long(max_bytes: int) -> str:
-    return f"the row is longer than {max_bytes} bytes"
-
-
 # ---------------------------------------------------------------- JSON lines
 
 
@@ -126,7 +107,7 @@ def _read_jsonl(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
 def _json_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[Record | BadRow]:
     for line in _lines(file, max_row_bytes):
         if line.text is None:
-            yield BadRow(name, line.number, _too_long(max_row_bytes))
+            yield BadRow(name, line.number, too_long(max_row_bytes))
         elif line.text.strip():
             try:
                 value = json.loads(line.text.strip(), object_pairs_hook=_object, parse_constant=_no_constant)
@@ -205,7 +186,7 @@ def _csv_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[_Csv
         except StopIteration:
             return
         except _TooLongError:
-            yield BadRow(name, source.start, _too_long(max_row_bytes) + ("; a quote may be missing" if source.rewind() else ""))
+            yield BadRow(name, source.start, too_long(max_row_bytes) + ("; a quote may be missing" if source.rewind() else ""))
         except csv.Error as error:
             yield BadRow(name, source.start, f"not valid CSV: {_csv_reason(error)}")
             source.rewind()
@@ -271,8 +252,6 @@ class _Rewindable:
 
 # ---------------------------------------------------------------- Parquet
 
-_PARQUET_ROWS = 1024  # decoded together
-
 
 def _read_parquet(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     try:
@@ -286,42 +265,8 @@ def _read_parquet(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
         raise _unreadable(path, f"the file is no Parquet file, or a damaged one ({errors.first_line(error)})") from error
     columns = tuple(parquet.schema_arrow.names)
     _check_distinct(path, columns, "the file has")
-    return Table(columns, _parquet_records(str(path), parquet, max_row_bytes))
-
-
-def _parquet_records(name: str, parquet: Any, max_row_bytes: int) -> Iterator[Record | BadRow]:
-    """`line` is the row's number."""
-    import pyarrow
-
-    number = 0
-    batches = parquet.iter_batches(batch_size=_PARQUET_ROWS)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pyarrow.ArrowException, OSError) as error:
-            yield BadRow(name, number + 1, f"the file is damaged from here on ({errors.first_line(error)})")
-            return
-        if batch is None:
-            return
-        for values in batch.to_pylist():
-            number += 1
-            if sum(len(cell) for cell in values.values() if isinstance(cell, str | bytes)) > max_row_bytes:
-                yield BadRow(name, number, _too_long(max_row_bytes))
-            else:
-                yield Record(number, {column: _plain(cell) for column, cell in values.items()})
-
-
-def _plain(value: Any) -> Any:
-    """A cell as JSON would have it: missing numbers are null, dates and decimals are texts."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+    batches = parquet.iter_batches(batch_size=arrow.BATCH_ROWS)
+    return Table(columns, arrow.records(str(path), batches, arrow.class_names(parquet.schema_arrow.metadata), max_row_bytes))
 
 
 FORMATS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

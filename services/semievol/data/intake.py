@@ -1,4 +1,4 @@
-"""A data file -> a DataSet: rows in file order with stable ids, and what was found on the way.
+"""A data file (or a dataset: sources.py) -> a DataSet: rows in file order with stable ids, and what was found on the way.
 
 Ids: the `id` column, or else a content id (question and options), so that adding rows or shuffling them changes no other row's
 id; the second row with the same content gets `-2` after it, the third `-3`, in file order. An id that was seen before is a bad row.
@@ -9,7 +9,7 @@ makes no bad row, since they may change nothing else (METHOD, trap 6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +17,13 @@ from typing import Literal
 
 from semievol.algorithm.types import Row, Task
 from semievol.common import errors
+from semievol.common.columns import NO_MAP, check_map
 from semievol.common.errors import BadRow
-from semievol.data.formats import MAX_ROW_BYTES, Record, Table, read_table
-from semievol.data.rows import COLUMNS, BadRecordError, Parsed, content_id, missing, parse_row, required
+from semievol.data.columns import ColumnReader
+from semievol.data.formats import MAX_ROW_BYTES
+from semievol.data.rows import BadRecordError, Parsed, content_id, parse_row, required
+from semievol.data.sources import open_table
+from semievol.data.tables import Record, Table
 
 MAX_BAD_ROWS = 10_000  # after so many, reading stops: the file is not what the user thinks it is
 MAX_BAD_SHARE = 0.1  # of all rows; more is no longer a few bad rows
@@ -35,11 +39,20 @@ class Role(StrEnum):
     DEV = "dev"
 
 
+# Of a dataset with several splits, which one is meant where none is named; the first that there is.
+OBVIOUS_SPLITS = {
+    Role.LABELED: ("labeled", "train"),
+    Role.UNLABELED: ("unlabeled", "unsupervised"),
+    Role.TEST: ("test",),
+    Role.DEV: ("dev", "validation"),
+}
+
+
 @dataclass
 class DataSet:
     """`rows` in file order; `lines` maps a row's id to the line where it begins; `answers` maps ids to answers in the form of Row.answer.
 
-    `columns`: how each column was taken: its own name for one that we know, `metadata` for the others.
+    `columns`: what each column was taken for: one of ours, or `metadata`.
     `duplicates`: rows whose question and options occurred before in this file. `ignored_answers`: unusable ones of an unlabeled file.
     """
 
@@ -56,37 +69,37 @@ class DataSet:
 
 
 def load(
-    path: Path,
+    source: str | Path,
     task: Task,
     role: Role,
     *,
+    names: Mapping[str, str] = NO_MAP,
     on_bad: Literal["fail", "quarantine"] = "fail",
     max_bad_share: float = MAX_BAD_SHARE,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> DataSet:
-    """Reads a whole file. `on_bad`: one bad row refuses the file, or bad rows are left out as long as they are at most `max_bad_share` of all.
+    """Reads all rows of a file, a dataset directory or a hub dataset (sources.py). `names`: the map (columns.py). `on_bad`: one bad row
+    refuses the source, or bad rows are left out as long as they are at most `max_bad_share` of all.
 
-    Raises NotFound, StorageError, InvalidInput (field `data.<role>`, `rows` has every bad row).
+    Raises NotFound, StorageError, Unavailable, NotSupported, InvalidInput (field `data.<role>`, `rows` has every bad row).
     """
     where = f"data.{role}"
     try:
-        with path.open("rb") as file:
-            intake = _Intake(str(path), task, role, path.suffix.lower().removeprefix("."))
-            intake.take(read_table(path, file, max_row_bytes))
-    except FileNotFoundError as error:
-        raise errors.NotFound(f"There is no file {path}.", field=where) from error
-    except IsADirectoryError as error:
-        raise errors.InvalidInput(f"{path} is a directory; a data file is expected.", field=where) from error
-    except OSError as error:
-        raise errors.StorageError(f"Cannot read {path}: {error.strerror}.", field=where) from error
+        check_map(names)
+        with open_table(str(source), max_row_bytes, OBVIOUS_SPLITS[role]) as (format, table):
+            intake = _Intake(str(source), task, role, format, names)
+            intake.take(table)
     except errors.InvalidInput as error:
         raise errors.InvalidInput(error.message, field=where, rows=error.rows) from error
+    except errors.SemiEvolError as error:
+        error.field = where
+        raise
     data = intake.result()
     total = len(data.rows) + len(data.bad)
     if data.bad and (on_bad == "fail" or len(data.bad) > max_bad_share * total):
         raise errors.InvalidInput(_message(data, total, on_bad, max_bad_share), field=where, rows=data.bad)
     if not data.rows:
-        raise errors.InvalidInput(f"{path} has no rows.", field=where)
+        raise errors.InvalidInput(f"{source} has no rows.", field=where)
     return data
 
 
@@ -100,24 +113,28 @@ def _message(data: DataSet, total: int, on_bad: str, max_bad_share: float) -> st
 class _Intake:
     """Takes records one by one and keeps count."""
 
-    def __init__(self, file: str, task: Task, role: Role, format: str) -> None:
+    def __init__(self, file: str, task: Task, role: Role, format: str, names: Mapping[str, str]) -> None:
         self._task = task
         self._labeled = role is not Role.UNLABELED
         self._required = required(task, self._labeled)
+        self._reader = ColumnReader(names)
         self._data = DataSet(file, role, format)
         self._rows: list[Row] = []
         self._bad: list[BadRow] = []
         self._contents: dict[str, int] = {}  # content id -> how often
         self._columns: dict[str, str] = {}
+        self._names: tuple[str, ...] | None = None  # columns of the last row
+        self._lacking: str | None = None  # why they do not do
+        self._used: tuple[str, ...] | None = None  # columns of the last good row
 
     def take(self, table: Table) -> None:
-        """Raises InvalidInput where the file as a whole is unusable."""
+        """Raises InvalidInput where the source as a whole is unusable."""
         if table.columns is not None:
-            self._name_columns(table.columns)
-            lacking = missing(self._required, table.columns)
+            self._columns |= self._reader.uses(table.columns)
+            lacking = self._reader.lacking(self._required, table.columns)
             if lacking:
-                bad = BadRow(self._data.file, 1, lacking + _separator_hint(table.columns))
-                raise errors.InvalidInput(f"{bad}.", rows=(bad,))
+                raise self._unusable(lacking + _separator_hint(table.columns))
+            self._check_mapped(table.columns)
         for record in table.records:
             if isinstance(record, BadRow):
                 self._bad.append(record)
@@ -129,20 +146,37 @@ class _Intake:
                     f"{self._data.file} has {MAX_BAD_ROWS} bad rows up to line {self._bad[-1].line}; the first ones:\n{shown}"
                 )
                 raise errors.InvalidInput(message, rows=tuple(self._bad))
+        if self._columns:
+            self._check_mapped(self._columns)
+
+    def _check_mapped(self, columns: Iterable[str]) -> None:
+        """A mapped column that no row has is a misspelt one; but an unlabeled file needs no answers."""
+        absent = [ours for ours in self._reader.absent(columns) if ours != "answer" or self._labeled]
+        if absent:
+            raise self._unusable(self._reader.unmapped(absent[0], columns))
+
+    def _unusable(self, reason: str) -> errors.InvalidInput:
+        bad = BadRow(self._data.file, 1, reason)
+        return errors.InvalidInput(f"{bad}.", rows=(bad,))
 
     def _take(self, record: Record) -> None:
         try:
-            lacking = missing(self._required, record.values)
-            if lacking:
-                raise BadRecordError(lacking)
-            parsed = parse_row(record.values, self._task)
+            names = tuple(record.values)
+            if names != self._names:  # mostly they are the same as in the row before
+                self._names, self._lacking = names, self._reader.lacking(self._required, names)
+            if self._lacking:
+                raise BadRecordError(self._lacking)
+            parsed = parse_row(self._reader.take(record.values), self._task)
             if self._labeled and parsed.answer is None:
                 raise BadRecordError(parsed.answer_fault or "the answer is empty")
             row = self._identified(parsed)
         except BadRecordError as fault:
             self._bad.append(BadRow(self._data.file, record.line, str(fault)))
             return
-        self._name_columns(record.values)
+        if names != self._used:
+            self._used = names
+            for name, use in self._reader.uses(names).items():
+                self._columns.setdefault(name, use)
         self._rows.append(row)
         self._data.lines[row.id] = record.line
         self._data.ignored_answers += bool(parsed.answer_fault)
@@ -166,11 +200,6 @@ class _Intake:
         self._contents[content] = times
         self._data.duplicates += times > 1
         return replace(row, answer=answer)
-
-    def _name_columns(self, names: Mapping[str, object] | tuple[str, ...]) -> None:
-        for name in names:
-            if name not in self._columns:
-                self._columns[name] = name if name in COLUMNS else "metadata"
 
     def result(self) -> DataSet:
         return replace(self._data, rows=tuple(self._rows), bad=tuple(self._bad), columns=self._columns)

@@ -47,9 +47,9 @@ def check_ids(datasets: Sequence[DataSet]) -> None:
     seen: dict[str, tuple[DataSet, tuple[str, ...]]] = {}
     for data in datasets:
         for row in data.rows:
-            first, content = seen.setdefault(row.id, (data, _content(row)))
-            if content != _content(row):
-                message = f"The id {row.id!r} names different rows: {_place(first, row.id)} and {_place(data, row.id)}."
+            first, content = seen.setdefault(row.id, (data, folded(row)))
+            if content != folded(row):
+                message = f"The id {row.id!r} names different rows: {place(first, row.id)} and {place(data, row.id)}."
                 raise errors.InvalidInput(f"{message} Ids must differ between the files of a run.", field=f"data.{data.role}")
 
 
@@ -73,28 +73,32 @@ def _within(data: DataSet) -> Overlap:
     seen: dict[tuple[str, ...], str] = {}
     pairs = []
     for row in data.rows:
-        first = seen.setdefault(_content(row), row.id)
+        first = seen.setdefault(folded(row), row.id)
         if first != row.id:
-            pairs.append(f"{_place(data, first)} = {_place(data, row.id)}")
+            pairs.append(f"{place(data, first)} = {place(data, row.id)}")
     return Overlap(data.role, data.role, len(pairs), tuple(pairs[:EXAMPLES]), warning=False)
 
 
 def _between(first: DataSet, second: DataSet) -> Overlap:
     places: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in first.rows:
-        places[_content(row)].append(row.id)
+        places[folded(row)].append(row.id)
     pairs = [
-        f"{_place(first, places[content][0])} = {_place(second, row.id)}"
+        f"{place(first, places[content][0])} = {place(second, row.id)}"
         for row in second.rows
-        if (content := _content(row)) in places
+        if (content := folded(row)) in places
     ]
-    warning = (first.role in _HELD_OUT) != (second.role in _HELD_OUT)
-    return Overlap(first.role, second.role, len(pairs), tuple(pairs[:EXAMPLES]), warning)
+    return Overlap(first.role, second.role, len(pairs), tuple(pairs[:EXAMPLES]), crosses_held_out(first.role, second.role))
 
 
-def _content(row: Row) -> tuple[str, ...]:
+def crosses_held_out(first: Role, second: Role) -> bool:
+    """Whether rows of one are measured on and those of the other trained on or answered."""
+    return (first in _HELD_OUT) != (second in _HELD_OUT)
+
+
+def folded(row: Row) -> tuple[str, ...]:
     return (fold(row.question), *(fold(option) for option in row.options))
 
 
-def _place(data: DataSet, row_id: str) -> str:
+def place(data: DataSet, row_id: str) -> str:
     return f"{data.file}:{data.lines[row_id]}"

@@ -1,7 +1,8 @@
 """One record of a data file -> a Row, or the reason why it is none.
 
-Columns: `question`; `options` for multiple choice (a JSON list, or a Python list as some CSV files have it); `answer` where the
-file is labeled; `id` and `category` if there are any. All others are metadata (METHOD, trap 6).
+Columns (columns.py finds them): `question`; `options` for multiple choice (a JSON list, a Python list as some CSV files have it, or
+an object of lists `text` and `label` as some hubs do); `answer` where the file is labeled; `id` and `category` if there are any. All
+others are metadata (METHOD, trap 6).
 
 The answer of a multiple-choice row is its option's letter (`b`, `B.`, `(B)`), number from 1, or own words; `algorithm.options`
 says what holds where two readings are possible (a lone letter is a label, even where an option reads like it).
@@ -10,10 +11,9 @@ says what holds where two readings are possible (a lone letter is a label, even 
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,15 @@ from semievol.algorithm.answers import canonical_answer
 from semievol.algorithm.options import letter_of
 from semievol.algorithm.types import MAX_OPTIONS, Row, Task, TaskType
 from semievol.common.keys import content_key
+from semievol.data.chats import BadRecordError
+from semievol.data.columns import Taken
 from semievol.data.formats import is_clean
 
-COLUMNS = ("question", "options", "answer", "id", "category")
+__all__ = ["BadRecordError", "Parsed", "content_id", "parse_row", "required"]
+
 MAX_ID_LETTERS = 256
 _MAX_LITERAL = 64 * 1024  # characters of a Python list; parsing one takes far more memory than its text
 _NUMBER = re.compile(r"\$?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?%?")
-
-
-class BadRecordError(Exception):
-    """Carries the reason, in words that fit behind `file:line: `."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +50,11 @@ def required(task: Task, labeled: bool) -> tuple[str, ...]:
     )
 
 
-def missing(needed: Iterable[str], present: Iterable[str]) -> str | None:
-    """What is missing, with the column that was probably meant; None if nothing is."""
-    present = list(present)
-    for column in needed:
-        if column not in present:
-            unknown = {name.lower().strip(): name for name in present if name not in COLUMNS}
-            near = difflib.get_close_matches(column, unknown, n=1)
-            hint = f"; did you mean {column!r} by {unknown[near[0]]!r}?" if near else f"; there are: {_listed(present)}"
-            return f"there is no column {column!r}{hint}"
-    return None
-
-
-def _listed(names: list[str]) -> str:
-    text = ", ".join(repr(name[:40]) for name in names[:10])
-    return text + (", ..." if len(names) > 10 else "") if names else "none"
-
-
-def parse_row(values: Mapping[str, Any], task: Task) -> Parsed:
+def parse_row(taken: Taken, task: Task) -> Parsed:
     """Raises BadRecordError."""
+    values = taken.values
     _check_characters(values)
+    _check_characters(taken.metadata)
     question = _string(values, "question").strip()
     if not question:
         raise BadRecordError("the question is empty")
@@ -79,7 +63,7 @@ def parse_row(values: Mapping[str, Any], task: Task) -> Parsed:
         question=question,
         options=_options(values.get("options"), task),
         category=_string(values, "category").strip(),
-        metadata={name: _shown(value) for name, value in values.items() if name not in COLUMNS},
+        metadata={name: _shown(value) for name, value in taken.metadata.items()},
     )
     try:
         return Parsed(row, _answer(values.get("answer"), row, task), "")
@@ -158,9 +142,25 @@ def _option_list(value: Any) -> list[Any]:
         return []
     if isinstance(value, str):
         value = _literal(value.strip())
+    if isinstance(value, dict) and set(value) == {"text", "label"}:
+        value = _labeled_options(value)
     if not isinstance(value, list | tuple):
         raise BadRecordError("'options' is neither a JSON list nor a Python list")
     return list(value)
+
+
+def _labeled_options(value: dict[str, Any]) -> Any:
+    """`{"text": [...], "label": ["A", "B", ...]}`: the texts, where the labels are the letters or numbers that we give them, too."""
+    texts, labels = value["text"], value["label"]
+    if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
+        return None
+    numbers = [str(index + 1) for index in range(len(texts))]
+    letters = [_letter(index) for index in range(len(texts))]
+    if [str(label) for label in labels] not in (numbers, letters):
+        raise BadRecordError(
+            f"the options' labels are {', '.join(map(str, labels))[:60]}; letters from A or numbers from 1 are expected"
+        )
+    return texts
 
 
 def _literal(text: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from semievol.algorithm.types import Row
 from semievol.common import errors, uploads
+from semievol.common.columns import NO_MAP
 from semievol.common.keys import canonical_json, derive_seed
 from semievol.data.intake import DataSet, Role, load
 from semievol.data.overlaps import check_ids, overlaps
@@ -40,7 +41,7 @@ def load_upload(step: StepContext, role: str, uri: str) -> DataSet:
     with tempfile.TemporaryDirectory(prefix="semievol-intake-") as scratch:
         path = uploads.fetch(step.artifacts.store, uri, Path(scratch), field=field)
         try:
-            data = load(path, step.task, Role(role), on_bad=step.params["bad_rows"])
+            data = load(path, step.task, Role(role), names=step.params.get("map", NO_MAP), on_bad=step.params["bad_rows"])
         except errors.InvalidInput as error:  # users know their file by its name, not by where we put it
             rows = tuple(errors.BadRow(path.name, row.line, row.reason) for row in error.rows)
             raise errors.InvalidInput(error.message.replace(f"{scratch}/", ""), field=field, rows=rows) from error

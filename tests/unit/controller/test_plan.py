@@ -248,3 +248,17 @@ def test_labeled_thresholds_score_the_labeled_rows_and_are_part_of_the_selection
     assert select is not None
     assert "threshold_entropies" in select.inputs
     assert steps["1/score-labeled"] is not None
+
+
+def test_a_map_of_columns_is_part_of_intakes_key_and_an_empty_one_changes_nothing() -> None:
+    data = {"labeled": "data:1/a.csv", "unlabeled": "data:2/b.csv", "test": "data:3/c.csv"}
+    works = [
+        plan(spec(data=data | names), RESOLVED, World().manifest_of)[0].work
+        for names in ({}, {"map": {}}, {"map": {"answer": "label"}})
+    ]
+    assert works[0] == works[1]
+    assert works[0] is not None
+    assert "map" not in works[0].params
+    assert works[2] is not None
+    assert works[2].params["map"] == {"answer": "label"}
+    assert works[2].params["data"] == works[0].params["data"]

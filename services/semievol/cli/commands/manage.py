@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -67,19 +66,22 @@ def gc(dry_run: bool, yes: bool, target: Target, as_json: bool) -> None:
 
 @click.command(short_help="Give a run more unlabeled rows.")
 @click.argument("run")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("files", nargs=-1, required=True)
 @target_options
 @json_option
-def add(run: str, files: tuple[Path, ...], target: Target, as_json: bool) -> None:
+def add(run: str, files: tuple[str, ...], target: Target, as_json: bool) -> None:
     """Give RUN more unlabeled rows. Its next iteration takes them up; one that has all its iterations behind it gets another.
 
-    The files are read as the run's own unlabeled file. Rows that the run has seen are left out.
+    FILES (dataset directories and hub datasets too) are read as the run's own unlabeled file. Rows that the run has seen are left out.
     """
     from semievol.cli.connect import controller, find_run
+    from semievol.cli.runfiles import upload
+    from semievol.data.intake import Role
 
     with controller(target) as connection:
-        found = find_run(connection.client, run)
-        taken = [connection.client.add_data(found.id, file) for file in files]
+        client = connection.client
+        found = find_run(client, run)
+        taken = [client.add_data(found.id, upload(client, file, Role.UNLABELED)) for file in files]
     if as_json:
         output.json_line({"run": found.id, "iterations": [each.iteration for each in taken]})
         return

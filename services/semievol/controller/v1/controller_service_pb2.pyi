@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from semievol.common.v1 import chat_pb2 as _chat_pb2
 from semievol.common.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
@@ -117,10 +118,31 @@ class DataSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MapEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LABELED_FIELD_NUMBER: _builtins.int
     UNLABELED_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     DEV_FIELD_NUMBER: _builtins.int
+    MAP_FIELD_NUMBER: _builtins.int
     labeled: _builtins.str
     """Rows with answers. Required."""
     unlabeled: _builtins.str
@@ -129,6 +151,12 @@ class DataSpec(_message.Message):
     """Rows to measure on; empty: nothing is measured."""
     dev: _builtins.str
     """Rows with answers for the gate (RunSpec.gate): whether an iteration's model replaces the best so far."""
+    @_builtins.property
+    def map(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Our column -> theirs, of every file (`answer` -> `label`). Ours: question, options, answer, id, category; messages, prompt and completion
+        of a chat. Another key, or a column that a file lacks: INVALID_ARGUMENT. Empty: the files have our names.
+        """
+
     def __init__(
         self,
         *,
@@ -136,10 +164,11 @@ class DataSpec(_message.Message):
         unlabeled: _builtins.str = ...,
         test: _builtins.str = ...,
         dev: _builtins.str = ...,
+        map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dev", b"dev", "labeled", b"labeled", "test", b"test", "unlabeled", b"unlabeled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dev", b"dev", "labeled", b"labeled", "map", b"map", "test", b"test", "unlabeled", b"unlabeled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1417,6 +1446,181 @@ class CollectGarbageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class ExportPseudoLabelsRequest(_message.Message):
+    """Asks for training rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Its id or name."""
+    iteration: _builtins.int
+    """Iteration, from 1; 0 means the last one that has selected. Negative: INVALID_ARGUMENT."""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        iteration: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportPseudoLabelsRequest: _TypeAlias = ExportPseudoLabelsRequest  # noqa: Y015
+
+@_typing.final
+class CollaboratorAnswer(_message.Message):
+    """What one collaborator answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLABORATOR_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    NO_ANSWER_FIELD_NUMBER: _builtins.int
+    collaborator: _builtins.str
+    """Its name: `warm-2`."""
+    text: _builtins.str
+    """What it wrote."""
+    answer: _builtins.str
+    """Its answer in canonical form; empty if there is none."""
+    no_answer: _builtins.str
+    """Why there is none: "empty", "truncated", "unparseable", "timeout" or "refused"."""
+    def __init__(
+        self,
+        *,
+        collaborator: _builtins.str = ...,
+        text: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        no_answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "collaborator", b"collaborator", "no_answer", b"no_answer", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollaboratorAnswer: _TypeAlias = CollaboratorAnswer  # noqa: Y015
+
+@_typing.final
+class TrainingRow(_message.Message):
+    """A row that a model was trained on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    COMPLETION_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    source: _builtins.str
+    """"labeled" or "pseudo"."""
+    question: _builtins.str
+    """The question."""
+    answer: _builtins.str
+    """The answer: of a choice the letter; of a pseudo-label in canonical form, else as in the file."""
+    category: _builtins.str
+    """Its category; empty if it has none."""
+    completion: _builtins.str
+    """The response that was trained on."""
+    entropy: _builtins.float
+    """H of Eq. 6, nats per token. Not set for a labeled row."""
+    agreement: _builtins.float
+    """Share of the collaborators that gave this answer, 0 to 1. Not set for a labeled row."""
+    decision: _builtins.str
+    """"unanimous" or "judged"; empty for a labeled row."""
+    iteration: _builtins.int
+    """The iteration that selected it, from 1; 0 for a labeled row."""
+    model: _builtins.str
+    """The model that judged and scored it; empty for a labeled row."""
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its own options; empty where there are none, or where the task has them."""
+
+    @_builtins.property
+    def prompt(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Message]:
+        """The prompt that was trained on."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollaboratorAnswer]:
+        """What the collaborators answered; none for a labeled row."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        question: _builtins.str = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
+        answer: _builtins.str = ...,
+        category: _builtins.str = ...,
+        prompt: _abc.Iterable[_chat_pb2.Message] | None = ...,
+        completion: _builtins.str = ...,
+        entropy: _builtins.float | None = ...,
+        agreement: _builtins.float | None = ...,
+        decision: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___CollaboratorAnswer] | None = ...,
+        iteration: _builtins.int = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_entropy", b"_entropy", "agreement", b"agreement", "entropy", b"entropy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_entropy", b"_entropy", "agreement", b"agreement", "answer", b"answer", "candidates", b"candidates", "category", b"category", "completion", b"completion", "decision", b"decision", "entropy", b"entropy", "id", b"id", "iteration", b"iteration", "model", b"model", "options", b"options", "prompt", b"prompt", "question", b"question", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
+    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
+
+Global___TrainingRow: _TypeAlias = TrainingRow  # noqa: Y015
+
+@_typing.final
+class ExportPseudoLabelsResponse(_message.Message):
+    """The next training rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """The run's id."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingRow]:
+        """The rows: a page of some 256 KiB."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        rows: _abc.Iterable[Global___TrainingRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportPseudoLabelsResponse: _TypeAlias = ExportPseudoLabelsResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

@@ -75,6 +75,11 @@ class ControllerServiceStub:
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.SerializeToString,
                 response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.FromString,
                 _registered_method=True)
+        self.ExportPseudoLabels = channel.unary_stream(
+                '/semievol.controller.v1.ControllerService/ExportPseudoLabels',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/semievol.controller.v1.ControllerService/CancelRun',
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.CancelRunRequest.SerializeToString,
@@ -173,6 +178,14 @@ class ControllerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportPseudoLabels(self, request, context):
+        """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+        row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND.
         """
@@ -264,6 +277,11 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.AddData,
                     request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.FromString,
                     response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.SerializeToString,
+            ),
+            'ExportPseudoLabels': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportPseudoLabels,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -518,6 +536,33 @@ class ControllerService:
             '/semievol.controller.v1.ControllerService/AddData',
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataRequest.SerializeToString,
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.AddDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportPseudoLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/ExportPseudoLabels',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExportPseudoLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class ControllerServiceStub:
     """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
     used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
     """
+    ExportPseudoLabels: _grpc.UnaryStreamMultiCallable[_controller_service_pb2.ExportPseudoLabelsRequest, _controller_service_pb2.ExportPseudoLabelsResponse]
+    """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+    row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
     RetryRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.RetryRunRequest, _controller_service_pb2.RetryRunResponse]
@@ -88,6 +92,10 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     AddData: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.AddDataRequest, _controller_service_pb2.AddDataResponse]  # type: ignore[assignment]
     """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
     used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+    """
+    ExportPseudoLabels: _aio.UnaryStreamMultiCallable[_controller_service_pb2.ExportPseudoLabelsRequest, _controller_service_pb2.ExportPseudoLabelsResponse]  # type: ignore[assignment]
+    """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+    row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.CancelRunRequest, _controller_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run and its jobs; finished steps are kept. A finished run stays as it is. Unknown: NOT_FOUND."""
@@ -171,6 +179,16 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_controller_service_pb2.AddDataResponse, _abc.Awaitable[_controller_service_pb2.AddDataResponse]]:
         """Gives a run more unlabeled rows, for its next iteration that has not begun. A run that has ended is not started by it. Rows that cannot be
         used: INVALID_ARGUMENT with one violation per `file:line`. Unknown run or upload: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportPseudoLabels(
+        self,
+        request: _controller_service_pb2.ExportPseudoLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_controller_service_pb2.ExportPseudoLabelsResponse], _abc.AsyncIterator[_controller_service_pb2.ExportPseudoLabelsResponse]]:
+        """The rows that an iteration's model was trained on, with how each pseudo-label came about: pseudo-labels first, then labeled rows, each in
+        row-id order. Unknown run or iteration: NOT_FOUND. Nothing is selected yet: FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod

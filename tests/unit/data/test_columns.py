@@ -1,0 +1,138 @@
+"""Columns under other names: the map, what is suggested without one, and what becomes of a column that is mapped over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from semievol.algorithm.types import Task, TaskType
+from semievol.common import errors
+from semievol.data.intake import DataSet, Role, load
+
+TEXT, CHOICE = Task(TaskType.TEXT), Task(TaskType.CHOICE)
+
+
+def csv(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def jsonl(tmp_path: Path, *rows: object) -> Path:
+    return csv(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "data.jsonl")
+
+
+def refused(path: Path, task: Task = TEXT, role: Role = Role.LABELED, **names: str) -> str:
+    with pytest.raises(errors.InvalidInput) as caught:
+        load(path, task, role, names=names)
+    assert caught.value.field == f"data.{role}"
+    return caught.value.message
+
+
+def one(data: DataSet) -> tuple[str, str | None]:
+    (row,) = data.rows
+    return row.question, row.answer
+
+
+def test_mapped_columns_are_taken_under_our_names_and_are_no_metadata(tmp_path: Path) -> None:
+    data = load(
+        csv(tmp_path, "text,label,note\nwhat?,that,n\n"), TEXT, Role.LABELED, names={"question": "text", "answer": "label"}
+    )
+    assert one(data) == ("what?", "that")
+    assert data.rows[0].metadata == {"note": "n"}
+    assert data.columns == {"text": "question", "label": "answer", "note": "metadata"}
+
+
+def test_a_column_that_another_one_is_mapped_over_is_kept_as_metadata(tmp_path: Path) -> None:
+    data = load(csv(tmp_path, "question,answer,label\nwhat?,old,new\n"), TEXT, Role.LABELED, names={"answer": "label"})
+    assert one(data) == ("what?", "new")
+    assert data.rows[0].metadata == {"answer": "old"}
+    assert data.columns == {"question": "question", "answer": "metadata", "label": "answer"}
+
+
+def test_two_of_our_columns_can_change_places(tmp_path: Path) -> None:
+    names = {"question": "answer", "answer": "question"}
+    assert one(load(csv(tmp_path, "question,answer\na,q\n"), TEXT, Role.LABELED, names=names)) == ("q", "a")
+
+
+def test_a_column_that_is_mapped_elsewhere_is_not_taken_under_its_own_name_too(tmp_path: Path) -> None:
+    assert "no column 'answer'" in refused(csv(tmp_path, "answer,x\nq,y\n"), question="answer")
+
+
+def test_a_file_that_has_our_name_and_not_the_mapped_one_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert one(load(csv(tmp_path, "question,answer\nq,a\n"), TEXT, Role.LABELED, names={"answer": "label"})) == ("q", "a")
+
+
+def test_an_unlabeled_file_needs_no_mapped_answers(tmp_path: Path) -> None:
+    data = load(csv(tmp_path, "text\nq\n"), TEXT, Role.UNLABELED, names={"question": "text", "answer": "label"})
+    assert one(data) == ("q", None)
+
+
+def test_mapped_answers_of_an_unlabeled_file_are_for_reports_alone(tmp_path: Path) -> None:
+    data = load(csv(tmp_path, "question,label\nq,a\n"), TEXT, Role.UNLABELED, names={"answer": "label"})
+    assert one(data) == ("q", None)
+    assert list(data.answers.values()) == ["a"]
+    assert data.rows[0].metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({"anwser": "label"}, "do not have; did you mean 'answer'?"),
+        ({"label": "answer"}, "our name stands on the left: answer=label"),
+        ({"x": "y"}, "there are: question, options, answer, id, category, messages, prompt, completion"),
+        ({"answer": ""}, "names no column for 'answer'"),
+        ({"answer": "lable"}, "no column 'lable', which is mapped to 'answer'; did you mean 'label'?"),
+        ({"answer": "label", "category": "Topc"}, "no column 'Topc', which is mapped to 'category'; did you mean 'topic'?"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_wrong_map_is_refused_with_the_name_that_was_meant(
+    tmp_path: Path, format: str, names: dict[str, str], reason: str
+) -> None:
+    row = {"question": "q", "label": "a", "topic": "t"}
+    path = jsonl(tmp_path, row) if format == "jsonl" else csv(tmp_path, ",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    assert reason in refused(path, **names)
+
+
+def test_json_rows_may_lack_an_optional_mapped_column_as_long_as_one_has_it(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"question": "p", "answer": "a"}, {"question": "q", "answer": "b", "topic": "t"})
+    data = load(path, TEXT, Role.LABELED, names={"category": "topic"})
+    assert [row.category for row in data.rows] == ["", "t"]
+
+
+@pytest.mark.parametrize(
+    ("header", "suggested"),
+    [
+        ("text,label", "--map question=text --map answer=label"),
+        ("Question,Answer", "--map question=Question --map answer=Answer"),
+        ("sentence,gold", "--map question=sentence --map answer=gold"),
+        ("question,label", "--map answer=label"),
+        ("input,output", "--map question=input --map answer=output"),
+    ],
+)
+def test_other_well_known_names_are_suggested_as_a_map(tmp_path: Path, header: str, suggested: str) -> None:
+    assert f"({suggested}; in a run file data.map)" in refused(csv(tmp_path, f"{header}\nq,a\n"))
+
+
+def test_choices_are_suggested_for_options(tmp_path: Path) -> None:
+    assert "--map options=choices --map answer=answerKey" in refused(csv(tmp_path, "question,choices,answerKey\nq,x,A\n"), CHOICE)
+
+
+def test_a_column_of_conversations_is_suggested_for_messages(tmp_path: Path) -> None:
+    assert "--map messages=conversations" in refused(jsonl(tmp_path, {"conversations": []}))
+
+
+def test_options_may_be_an_object_of_texts_and_labels(tmp_path: Path) -> None:
+    """As the ARC data set has them on the hub; its labels are letters in most rows and numbers in some."""
+    names = {"options": "choices", "answer": "answerKey"}
+    rows = [
+        {"question": "p", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"},
+        {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "1"},
+    ]
+    data = load(jsonl(tmp_path, *rows), CHOICE, Role.LABELED, names=names)
+    assert [(row.options, row.answer) for row in data.rows] == [(("x", "y"), "B"), (("x", "y"), "A")]
+    rows[0]["choices"] = {"text": ["x", "y"], "label": ["C", "D"]}
+    assert "the options' labels are C, D" in refused(jsonl(tmp_path, *rows), CHOICE, **names)
