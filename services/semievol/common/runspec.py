@@ -136,7 +136,8 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
     try:
         return RunSpec.model_validate(value)
     except ValidationError as error:
-        problems = error.errors()
+        # a misspelled key is also a missing one: the misspelling says more
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         # of a union's branches (a number or a list of collaborators) the one that got furthest is the one that was meant
         first = max(
             (problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]),
