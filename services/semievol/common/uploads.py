@@ -17,7 +17,7 @@ _NAME = re.compile(r"^[^/\\\0\n]{1,255}$")
 
 def check_name(name: str) -> None:
     """Raises InvalidInput: a name has no directories."""
-    if not _NAME.match(name) or name in (".", ".."):
+    if not _NAME.fullmatch(name) or name in (".", ".."):
         raise errors.InvalidInput(f"{name!r} is not a file name; give the name without directories.", field="name")
 
 

@@ -86,10 +86,7 @@ class Registry:
 
     def promote(self, model: str, alias: str) -> Alias:
         """Points the alias at the model; pointing at what it points at already changes nothing. Raises NotFound, InvalidInput."""
-        if not re.match(NAME_PATTERN, alias):
-            raise errors.InvalidInput(
-                f"{alias!r} is not an alias: use letters, digits, `-`, `_` and `.`, at most 63.", field="alias"
-            )
+        _check_alias(alias)
         known = [one.name for one in self.models()]
         if model not in known:
             raise errors.NotFound(
@@ -104,7 +101,8 @@ class Registry:
         return self.alias(alias)
 
     def rollback(self, alias: str) -> Alias:
-        """Points the alias at what it pointed at before. Raises NotFound, Conflict (there is nothing before)."""
+        """Points the alias at what it pointed at before. Raises NotFound, Conflict (there is nothing before), InvalidInput."""
+        _check_alias(alias)
         current = self.alias(alias)
         if not current.previous:
             raise errors.Conflict(
@@ -117,3 +115,9 @@ class Registry:
         number = len(self._store.list(f"aliases/{alias}/")) + 1
         while not self._store.create(f"aliases/{alias}/{number:08d}.json", canonical_json({**change, "time": time.time()})):
             number += 1
+
+
+def _check_alias(alias: str) -> None:
+    """Raises InvalidInput: an alias becomes a part of a path."""
+    if not re.fullmatch(NAME_PATTERN, alias):
+        raise errors.InvalidInput(f"{alias!r} is not an alias: use letters, digits, `-`, `_` and `.`, at most 63.", field="alias")
