@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,11 @@ class Place:
     def run(self, *args: object) -> Ended:
         return self.semievol("run", "-f", self.run_file, "--home", self.home, *args)
 
-    def next_good_run(self) -> list[str]:
-        """What is wrong with the home: a run with good data has to work. Another seed, so that it reuses no model's answers."""
+    def next_good_run(self, *, new_answers: bool = False) -> list[str]:
+        """What is wrong with the home: a run with good data has to work, one that was not there before."""
         self.reset()
         self.runs += 1
-        self.append(f"seed: {self.runs}\n")
+        self.append(f"seed: {self.runs}\n" if new_answers else f"theta: {10 + self.runs % 80}\n")
         ended = self.run("--json")
         self.reset()
         return [] if ended.code == 0 else [f"the next good run ended with {ended.code}: {' / '.join(ended.message)}"]
@@ -210,6 +210,7 @@ class Case:
     codes: tuple[int, ...]
     says: str
     inject: Callable[[Place], Ended]
+    uses_the_place: bool = False  # works in the shared home itself, which has to be good for another run afterwards
 
     def wrong(self, ended: Ended) -> list[str]:
         """What is not as it should be; nothing where all is well."""
@@ -230,11 +231,6 @@ class Case:
 
 
 SIGNALLED = (130, 143, -9)
-
-
-def decided(cases: list[Case], outcomes: Mapping[str, list[str]]) -> str:
-    """`41 of 41 as promised`"""
-    return f"{sum(not outcomes[case.name] for case in cases)} of {len(cases)} as promised"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
