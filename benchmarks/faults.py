@@ -51,9 +51,16 @@ def table(cases: Sequence[Case], place: Place) -> Iterator[tuple[str, bool]]:
             yield f"\n## {group}\n\n| fault | exit code | what came out |\n|---|---|---|", True
         started = time.monotonic()
         ended, wrong = outcome(case, place)
-        print(f"{time.monotonic() - started:6.1f} s  {'ok' if not wrong else 'WRONG'}  {case.group}: {case.name}", file=sys.stderr, flush=True)
+        print(
+            f"{time.monotonic() - started:6.1f} s  {'ok' if not wrong else 'WRONG'}  {case.group}: {case.name}",
+            file=sys.stderr,
+            flush=True,
+        )
         code = "" if ended is None else {-9: "killed"}.get(ended.code, str(ended.code))
-        yield f"| {_cell(case.name)} | {code} | {_cell(_shown(case, ended, place) if not wrong else 'WRONG: ' + '; '.join(wrong))} |", not wrong
+        yield (
+            f"| {_cell(case.name)} | {code} | {_cell(_shown(case, ended, place) if not wrong else 'WRONG: ' + '; '.join(wrong))} |",
+            not wrong,
+        )
 
 
 def _shown(case: Case, ended: Ended | None, place: Place) -> str:
@@ -63,7 +70,9 @@ def _shown(case: Case, ended: Ended | None, place: Place) -> str:
         return ended.figure
     if not ended.message:
         return "read as it is" if case.group == "Data files" else "done"
-    text = " ".join(line.strip().removeprefix("Error: ") for line in ended.message if not line.startswith(("Next:", "Usage:", "Try")))
+    text = " ".join(
+        line.strip().removeprefix("Error: ") for line in ended.message if not line.startswith(("Next:", "Usage:", "Try"))
+    )
     return text.replace(f"{place.directory}/", "").replace(str(place.directory), "")
 
 

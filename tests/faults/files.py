@@ -54,7 +54,9 @@ def file(name: str, data: Callable[[], bytes], *, quarantine: bool = False) -> C
         ended = place.run()
         path.unlink()
         assert "Traceback" not in checked.stderr, checked.stderr
-        assert bool(checked.code) == (bool(ended.code) or quarantine), f"data check ended with {checked.code}, run with {ended.code}"
+        assert bool(checked.code) == (bool(ended.code) or quarantine), (
+            f"data check ended with {checked.code}, run with {ended.code}"
+        )
         return ended
 
     return inject
@@ -189,7 +191,11 @@ RUN_FILE_CASES = [
     text("an unknown task type", r"task\.type: .*'choise'", lambda it: it + "task: {type: choise}\n"),
     text("a name with a slash", r"name: letters, digits", lambda it: it.replace("name: colours", "name: a/b")),
     text("a key that is missing", r"the key 'model' is missing", lambda it: it.replace("model: fake\n", "", 1)),
-    text("more references than are retrieved", r"references is 9, but only 3", lambda it: it.replace("references: 1", "references: 9")),
+    text(
+        "more references than are retrieved",
+        r"references is 9, but only 3",
+        lambda it: it.replace("references: 1", "references: 9"),
+    ),
     text("broken YAML", r"run\.yaml:\d+: not valid YAML", lambda it: it + "train: {epochs: [\n"),
     text("a tab in YAML", r"run\.yaml:\d+: not valid YAML", lambda it: it + "train:\n\tepochs: 2\n"),
     raw("an empty run file", r"must hold keys and values", b""),

@@ -163,14 +163,22 @@ MODEL_CASES = [
     real("GGUF in place of safetensors", (64,), r"other weights: model\.gguf\).*convert", directory(only("model.gguf"))),
     real("a pickle in place of safetensors", (64,), r"other weights: pytorch_model\.bin", directory(only("pytorch_model.bin"))),
     real("truncated safetensors", (64,), r"model\.safetensors|cannot be loaded", directory(damaged(lambda data: data[:-1000]))),
-    real("safetensors with a broken header", (64,), r"model\.safetensors|cannot be loaded", directory(damaged(lambda it: b"\xff" * 9 + it))),
+    real(
+        "safetensors with a broken header",
+        (64,),
+        r"model\.safetensors|cannot be loaded",
+        directory(damaged(lambda it: b"\xff" * 9 + it)),
+    ),
     real("an adapter for another base", (64,), r"trained on another-base, and this engine serves fake", another_bases_adapter),
     real("prompts longer than the model", (64,), r"'unlabeled-\d+' has \d+ tokens; the model takes \d+", too_short_a_context),
 ]
 REPLY_CASES = [
     *(Case(REPLIES, f"{share:.0%} empty", (0,), "selected", replies(share, "")) for share in (0.01, 0.1)),
     Case(REPLIES, "100% empty", (64,), STOPPED, replies(1.0, "")),
-    *(Case(REPLIES, f"{share:.0%} without an answer in them", (0,), "selected", replies(share, CHATTER)) for share in (0.01, 0.1)),
+    *(
+        Case(REPLIES, f"{share:.0%} without an answer in them", (0,), "selected", replies(share, CHATTER))
+        for share in (0.01, 0.1)
+    ),
     Case(REPLIES, "100% without an answer in them", (64,), STOPPED, replies(1.0, CHATTER)),
     *(Case(REPLIES, f"{share:.0%} cut off by max_tokens", (0,), "selected", replies(share, ENDLESS)) for share in (0.01, 0.1)),
     Case(REPLIES, "100% cut off by max_tokens", (64,), STOPPED, replies(1.0, ENDLESS)),

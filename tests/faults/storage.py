@@ -128,12 +128,20 @@ RE_READ = r"reused: |reused"
 STORAGE_CASES = [
     Case(STORAGE, "the Nth write fails with EIO", (0, 74), r"", nth_write_fails(errno.EIO, for_good=False)),
     Case(STORAGE, "the Nth write fails with ENOSPC", (0, 74), r"", nth_write_fails(errno.ENOSPC, for_good=False)),
-    Case(STORAGE, "all writes from the Nth on fail with ENOSPC", (74,), r"No space left", nth_write_fails(errno.ENOSPC, for_good=True)),
+    Case(
+        STORAGE,
+        "all writes from the Nth on fail with ENOSPC",
+        (74,),
+        r"No space left",
+        nth_write_fails(errno.ENOSPC, for_good=True),
+    ),
     Case(STORAGE, "truncated blobs", (0,), RE_READ, damage(truncated, "blobs/*/*")),
     Case(STORAGE, "flipped bits in blobs", (0,), RE_READ, damage(flipped, "blobs/*/*")),
     Case(STORAGE, "truncated manifests", (0,), RE_READ, damage(truncated, "steps/**/MANIFEST.json")),
     Case(STORAGE, "flipped bits in manifests", (0,), RE_READ, damage(flipped, "steps/**/MANIFEST.json")),
-    Case(STORAGE, "a run's record cut short", (74,), r"RUN\.json .*damaged", damaged_record("runs/*/RUN.json", "status", "colours")),
+    Case(
+        STORAGE, "a run's record cut short", (74,), r"RUN\.json .*damaged", damaged_record("runs/*/RUN.json", "status", "colours")
+    ),
     Case(STORAGE, "a run's event cut short", (0,), r"succeeded", damaged_record("runs/*/events/*.json", "status", "colours")),
     Case(STORAGE, "a model's record cut short", (74,), r"models/.*damaged", damaged_record("models/*.json", "models", "list")),
 ]

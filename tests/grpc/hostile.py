@@ -74,7 +74,9 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "Select": [{"rows": [{"row_id": "a", "entropy": 0.5}, {"row_id": "b"}], "theta": 50.0, "threshold_entropies": [0.1, 0.9]}],
-    "CreateRun": [{"key": KEY, "spec": {"base_model": "fake", "dataset_uri": f"artifact:{KEY}/train.jsonl", "warmup_ratio": 0.1}}],
+    "CreateRun": [
+        {"key": KEY, "spec": {"base_model": "fake", "dataset_uri": f"artifact:{KEY}/train.jsonl", "warmup_ratio": 0.1}}
+    ],
     "CancelRun": [{"key": KEY}],
     "UploadData": [{"name": "labeled.csv"}],
     "PlanRun": [{"spec": _RUN_SPEC}],
@@ -115,7 +117,9 @@ class Method:
             return channel.unary_stream(self.path)(data, **options)
         return channel.stream_stream(self.path)(iter([data]), **options)
 
-    def answer(self, channel: grpc.Channel, data: bytes, *, timeout: float = DEADLINE_S, **options: Any) -> tuple[grpc.StatusCode, grpc.Call]:
+    def answer(
+        self, channel: grpc.Channel, data: bytes, *, timeout: float = DEADLINE_S, **options: Any
+    ) -> tuple[grpc.StatusCode, grpc.Call]:
         """The status of the whole call."""
         call: Any = self.call(channel, data, timeout=timeout, **options)
         try:
@@ -199,5 +203,13 @@ def _values(field: FieldDescriptor) -> tuple[Any, ...]:
 def junk(seed: int = 0) -> list[bytes]:
     """Bytes that are no message, or one of another method: cut varints, wrong lengths, text that is no UTF-8, noise."""
     chance = random.Random(seed)
-    fixed = [b"\xff\xff\xff", b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xc3\x28", b"\x08", b"\x0a\x05abc", b"\x0b" * 200, b"\x12\x02\xff\xfe"]
+    fixed = [
+        b"\xff\xff\xff",
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x0a\x02\xc3\x28",
+        b"\x08",
+        b"\x0a\x05abc",
+        b"\x0b" * 200,
+        b"\x12\x02\xff\xfe",
+    ]
     return [*fixed, *(chance.randbytes(chance.randrange(1, 300)) for _ in range(10))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -23,8 +22,6 @@ from tests.grpc.plumbing import NAME, Core, Stub, message, service
 from tests.running import running
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-TEXT = "x" * 16384
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -255,41 +252,6 @@ def test_an_abandoned_stream_stops_producing(backend: Backend) -> None:
     before = backend.core.produced
     time.sleep(0.5)
     assert backend.core.produced == before < 100_000_000
-
-
-def test_a_stream_waits_for_a_slow_reader_in_place_of_memory(backend: Backend) -> None:
-    """What waits: 1,024 messages, and what the flow control of HTTP/2 lets gRPC take, some MiB: a few hundred messages of 16 KiB."""
-    stream = backend.caller.stream(backend.stub.count, message(to=100_000_000, text=TEXT))
-    for _ in range(10):
-        next(stream)
-    time.sleep(2.0)
-    before = backend.core.produced
-    time.sleep(0.5)
-    assert before == backend.core.produced < 4000
-    assert sum(1 for _ in zip(range(5000), stream, strict=False)) == 5000
-    stream.close()
-
-
-def test_a_reader_that_reads_nothing_loses_its_stream_and_not_the_thread() -> None:
-    core = Core()
-    with running(service(core, Workers("test", threads=1, stall_s=0.3))) as address:
-        backend = Backend(core, address)
-        stream = backend.caller.stream(backend.stub.count, message(to=100_000_000, text=TEXT))
-        next(stream)
-        assert backend.say(x=1)["x"] == 1  # waits for the one thread
-        assert type(backend.fails(lambda: list(stream))) is errors.DeadlineExceeded
-        backend.caller.close()
-
-
-def test_more_calls_than_grpc_would_queue_by_itself_are_answered_or_busy(backend: Backend) -> None:
-    """Beyond 1,000 calls gRPC resets some as CANCELLED, which says nothing."""
-    calls = [backend.stub.say.future(message(number=number), timeout=60) for number in range(3000)]
-    codes = set()
-    for call in calls:
-        with contextlib.suppress(grpc.RpcError):
-            call.result()
-        codes.add(call.code())
-    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_calls_beyond_the_workers_limit_are_busy_and_the_others_finish() -> None:

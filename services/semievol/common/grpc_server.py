@@ -86,7 +86,9 @@ class Workers:
         def produce() -> None:
             for item in fn(*args, cancel=cancel, **kwargs):
                 if not room.acquire(timeout=self._stall_s):
-                    raise errors.DeadlineExceeded(f"The client has read nothing for {self._stall_s:g} s; read faster, or ask for less.")
+                    raise errors.DeadlineExceeded(
+                        f"The client has read nothing for {self._stall_s:g} s; read faster, or ask for less."
+                    )
                 if cancel.is_set():
                     return
                 loop.call_soon_threadsafe(queue.put_nowait, item)

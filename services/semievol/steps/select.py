@@ -36,7 +36,11 @@ def run(step: StepContext) -> dict[str, bytes | Path]:
         for row_id, reason in selection.reasons.items()
     )
     step.progress(len(entropies), len(entropies), "rows")
-    written = {"labeled.jsonl": semievol.evolution_rows(labeled, selected), "evolution.jsonl": evolution, "selected.jsonl": selected}
+    written = {
+        "labeled.jsonl": semievol.evolution_rows(labeled, selected),
+        "evolution.jsonl": evolution,
+        "selected.jsonl": selected,
+    }
     return {
         **{name: records.write_lines(step.scratch / name, map(records.row_to_record, rows)) for name, rows in written.items()},
         "selection.json": canonical_json(summary),
