@@ -158,7 +158,10 @@ MODEL_CASES = [
     real("a base model that is not there", (64,), r"no directory no-such-model", model("no-such-model")),
     real("a bundled base model that is unknown", (64,), r"no bundled model 'nothing'; known: bundled:", model("bundled:nothing")),
     real("a hub id without a network", (69,), r"hub cannot be reached .*give its directory", model("nobody/no-model")),
-    real("an embedding model that is not there", (64,), r"no-such-model", model("no-such-model", embedding=True)),
+    real(
+        "an embedding model that is not there", (64,), r"no directory .*no/such/model", model("./no/such/model", embedding=True)
+    ),
+    real("an embedding model of the hub without a network", (69,), r"hub cannot be reached", model("no-model", embedding=True)),
     real("a directory without a model", (64,), r"no config\.json", directory(lambda path: None)),
     real("GGUF in place of safetensors", (64,), r"other weights: model\.gguf\).*convert", directory(only("model.gguf"))),
     real("a pickle in place of safetensors", (64,), r"other weights: pytorch_model\.bin", directory(only("pytorch_model.bin"))),

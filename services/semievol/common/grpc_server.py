@@ -248,7 +248,10 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._address)
         except RuntimeError as error:
-            raise errors.Unavailable(f"Cannot listen on {self._address}: the port is in use or not allowed.") from error
+            raise errors.Unavailable(
+                f"Cannot listen at the address {self._address}: the port is in use or not allowed; give another one.",
+                field="address",
+            ) from error
         self.address = f"{host}:{port}"
         await self._server.start()
         try:
