@@ -104,12 +104,15 @@ def fake_suite(
     updates: int = 1,
     parallelism: int = 1,
     launcher: str = "inline",
+    **engine_faults: Any,
 ) -> Iterator[Suite]:
-    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product."""
+    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
+
+    `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
     store = (home / "artifacts").as_uri()
     artifacts = Artifacts(LocalStore(home / "artifacts"))
-    engine = FakeEngine(script, artifacts=artifacts, cache=home / "cache", base="fake")
+    engine = FakeEngine(script, artifacts=artifacts, cache=home / "cache", base="fake", **engine_faults)
     trainer, index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
     addresses: dict[str, str] = {}
     with ExitStack() as stack:

@@ -35,13 +35,16 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
-    """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones."""
+    """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones.
+
+    `lasting`: other commands may give these services work; without it they end with the command that started them."""
 
     home: Path
     model: str = "bundled:smollm2-135m"
     embedding: str = "bundled:minilm-l6"
     launcher: str = "inline"
     port: int = 0
+    lasting: bool = False
 
 
 class Embedded:
@@ -96,10 +99,7 @@ class Embedded:
                 self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             holder = read_addresses(self._home)
-            who = f"process {holder['pid']}" if holder else "another process"
-            raise errors.Busy(
-                f"The home {self._home} is in use by {who}; wait for it, end it, or give another --home."
-            ) from error
+            raise in_use(self._home, holder) from error
         except OSError as error:
             raise errors.StorageError(
                 f"The home {self._home} cannot be written: {error.strerror}. Give another --home."
@@ -203,6 +203,7 @@ class Embedded:
             "addresses": self._addresses,
             "model": self._settings.model,
             "embedding": self._settings.embedding,
+            "lasting": self._settings.lasting,
         }
         scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
         scratch.write_text(json.dumps(body))
@@ -228,10 +229,16 @@ _ADDRESSES = "services.json"
 
 
 def read_addresses(home: Path) -> dict[str, Any] | None:
-    """What services.json says: pid, addresses, model, embedding; None where no services are at work on this home."""
+    """What services.json says: pid, addresses, model, embedding, lasting; None where no services are at work on this home."""
     try:
         body: dict[str, Any] = json.loads((home.expanduser() / _ADDRESSES).read_text())
         os.kill(body["pid"], 0)
     except (OSError, ValueError, KeyError):
         return None
     return body
+
+
+def in_use(home: Path, holder: Mapping[str, Any] | None) -> errors.Busy:
+    """`holder`: what services.json says."""
+    who = f"process {holder['pid']}" if holder else "another process"
+    return errors.Busy(f"The home {home} is in use by {who}; wait for it, end it, or give another --home.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from semievol.client.training import TrainingClient
 from semievol.common import errors
+from semievol.common.artifacts import blob_path
 from semievol.common.keys import content_key
 from semievol.launchers.inline import InlineLauncher
 from semievol.ports import Trainer
@@ -128,6 +129,19 @@ def test_an_adapter_that_was_taken_back_is_trained_again_to_the_same_bytes(subje
     assert subject.trainer.create_run(key, spec).state == "pending"
     assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
     assert artifacts.manifest(key) == first
+
+
+def test_an_adapter_that_is_damaged_behind_our_back_is_trained_again_when_its_run_is_asked_for(subject: Subject) -> None:
+    key = subject.key()
+    subject.trainer.create_run(key, subject.bench.spec())
+    final = list(subject.trainer.watch_run(key))[-1]
+    manifest, _ = subject.bench.artifacts.resolve(final.adapter_uri, field="uri")
+    blob = Path(subject.bench.store, blob_path(manifest.file("adapter_model.safetensors").sha256))
+    intact = blob.read_bytes()
+    blob.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
+    assert subject.trainer.create_run(key, subject.bench.spec()).state == "pending"
+    assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
+    assert blob.read_bytes() == intact
 
 
 def test_a_watch_that_is_left_does_not_end_the_run(subject: Subject) -> None:

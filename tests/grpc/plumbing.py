@@ -38,7 +38,7 @@ class Core:
     def count(self, request: Struct, *, cancel: Cancel = NEVER) -> Iterator[Struct]:
         for number in range(int(request["to"])):
             self.produced += 1
-            yield message(number=number)
+            yield message(number=number, text=dict(request.items()).get("text", ""))
         if "do" in request:
             self.say(request, cancel=cancel)
 

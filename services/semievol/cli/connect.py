@@ -42,6 +42,16 @@ def live_suite(home: Path) -> dict[str, Any] | None:
     return record if record and _answers(record["addresses"]["controller"]) else None
 
 
+def _lasting_suite(home: Path) -> dict[str, Any] | None:
+    """`live_suite`, for those who give it work: what belongs to a `semievol run` ends with it. Raises Busy."""
+    from semievol.embedded import in_use
+
+    record = live_suite(home)
+    if record and not record.get("lasting", True):
+        raise in_use(home, record)
+    return record
+
+
 def _answers(address: str) -> bool:
     """Whether there is a server of ours: its health service answers, whatever it says."""
     import grpc
@@ -91,8 +101,9 @@ def serving(target: Target) -> bool:
 
 @contextlib.contextmanager
 def working_controller(target: Target, instead: str) -> Iterator[ControllerClient]:
-    """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running."""
-    address = _controller_address(target)
+    """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running; Busy, as `suite`."""
+    record = None if target.address else _lasting_suite(target.home)
+    address = record["addresses"]["controller"] if record else target.address
     if not address:
         raise errors.Unavailable(f"No services are running for {target.home}, so nobody would work on it. {instead}")
     with ControllerClient(address) as client:
@@ -103,9 +114,9 @@ def working_controller(target: Target, instead: str) -> Iterator[ControllerClien
 def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Suite]:
     """The running services of this home if there are any, else services in this process.
 
-    Raises Conflict (they serve other models), Busy (another process holds the home).
+    Raises Conflict (they serve other models), Busy (another process holds the home, and its services, if any, end with it).
     """
-    record = live_suite(home)
+    record = _lasting_suite(home)
     if record is not None:
         _check_models(home, record, {"model": model, "embedding": embedding})
         yield Suite(record["addresses"], here=False)

@@ -72,7 +72,7 @@ def next_step(error: errors.SemiEvolError) -> str:
         return f"try again in {max(1, round(error.retry_after_s))} s."
     if isinstance(error, errors.InvalidInput) and error.rows:
         return "`semievol data check` lists all bad rows; mend them, or set `bad_rows: quarantine` in the run file."
-    if isinstance(error, errors.Unavailable) and error.field:  # what a key names cannot be had: no service of ours is down
+    if isinstance(error, errors.Unavailable) and error.field:  # not a service: the hub behind `model`, a port that is taken
         return ""
     return _NEXT.get(type(error), "")
 

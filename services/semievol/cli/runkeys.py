@@ -130,7 +130,11 @@ KEYS = (
         "half of the rows without an answer is a broken prompt",
     ),
     Key("bad_rows", "What a row that cannot be used does: end the run, or be left out (at most one in ten)."),
-    Key("shard_rows", "Unlabeled rows per shard, the unit of resume.", "seconds to a minute of work"),
+    Key(
+        "shard_rows",
+        "Unlabeled rows per shard, the unit of resume. Of more than 10,000 rows take a hundredth: thousands of shards take long to plan.",
+        "seconds to a minute of work",
+    ),
 )
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec, "gate": GateSpec}

@@ -30,6 +30,7 @@ from semievol.common.limits import MAX_MESSAGE_BYTES
 log = logging.getLogger(__name__)
 
 
+_MAX_PENDING_CALLS = 100_000
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -37,25 +38,29 @@ _OPTIONS = [
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),  # a port in use must fail, not be shared
+    # gRPC would reset calls at random, as CANCELLED, beyond 1000 that it has not handed over; our own answer, Busy, says what to do
+    ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
 ]
+
+_STREAM_AHEAD = 1024  # messages that may wait for a stream's reader: a whole reply, or some hundred KiB
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-_MADE_AHEAD = 16  # items of a stream; pages are at most 1 MiB
-
-
 class Workers:
     """A small pool of threads between the event loop and blocking code. One thread for a model that does one thing at a time.
 
-    At most `max_waiting` calls wait; one more raises Busy, so that a queue never grows without bound.
+    At most `max_waiting` calls wait; one more raises Busy, so that a queue never grows without bound. A stream whose reader takes nothing
+    for `stall_s` seconds, while as much as may waits for it, is ended: it would keep a thread.
     """
 
-    def __init__(self, name: str, threads: int = 1, max_waiting: int = 64) -> None:
+    def __init__(self, name: str, threads: int = 1, max_waiting: int = 64, *, stall_s: float = 10.0) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._limit = threads + max_waiting
+        self._stall_s = stall_s
         self._active = 0  # calls whose work is not over, those that were abandoned included
         self._lock = threading.Lock()
 
@@ -73,14 +78,17 @@ class Workers:
             raise
 
     async def stream(self, fn: Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any) -> AsyncIterator[T]:
-        """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes; at most `_MADE_AHEAD` items wait for a slow client."""
+        """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes; the thread waits for a reader that is far behind."""
         loop, cancel = asyncio.get_running_loop(), threading.Event()
         queue: asyncio.Queue[Any] = asyncio.Queue()
-        room, done = threading.Semaphore(_MADE_AHEAD), object()
+        done, room = object(), threading.Semaphore(_STREAM_AHEAD)
 
         def produce() -> None:
             for item in fn(*args, cancel=cancel, **kwargs):
-                room.acquire()
+                if not room.acquire(timeout=self._stall_s):
+                    raise errors.DeadlineExceeded(
+                        f"The client has read nothing for {self._stall_s:g} s; read faster, or ask for less."
+                    )
                 if cancel.is_set():
                     return
                 loop.call_soon_threadsafe(queue.put_nowait, item)
@@ -89,12 +97,12 @@ class Workers:
         work.add_done_callback(lambda _: queue.put_nowait(done))
         try:
             while (item := await queue.get()) is not done:
-                room.release()
                 yield item
+                room.release()
             await work  # raises what fn raised
         finally:
             cancel.set()
-            room.release()  # in case that it waits for room
+            room.release()  # so that the thread sees it at once
             work.cancel()  # in case that it has not begun
 
     def close(self) -> None:
@@ -240,7 +248,10 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._address)
         except RuntimeError as error:
-            raise errors.Unavailable(f"Cannot listen on {self._address}: the port is in use or not allowed.") from error
+            raise errors.Unavailable(
+                f"Cannot listen at the address {self._address}: the port is in use or not allowed; give another one.",
+                field="address",
+            ) from error
         self.address = f"{host}:{port}"
         await self._server.start()
         try:

@@ -6,6 +6,7 @@ One type serves the command line (YAML), the API (`wire.py` of the controller) a
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -184,7 +185,8 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
     try:
         return RunSpec.model_validate(value)
     except ValidationError as error:
-        problems = error.errors()
+        # a misspelled key is also a missing one: the misspelling says more
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         # of a union's branches (a number or a list of collaborators) the one that got furthest is the one that was meant
         first = max(
             (problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]),
@@ -196,7 +198,7 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
             for part in first["loc"]
             if not (isinstance(part, str) and ("[" in part or part in ("int", "constrained-int")))
         ]
-        field = ".".join(path)
+        field = ".".join(path) or _named_in(first["msg"])
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 and first["loc"][:1] != ("collaborators",) else ""
         raise errors.InvalidInput(f"{source}: {_describe(first, field, path)}{more}", field=field or None) from error
 
@@ -227,6 +229,12 @@ def _describe(problem: Any, field: str, path: list[str]) -> str:
         return f"{problem['ctx']['error']}."
     message = "letters, digits, `-`, `_` and `.`, at most 63 of them" if kind == "string_pattern_mismatch" else problem["msg"]
     return f"{field}: {message[0].lower()}{message[1:]}, not {given!r}."
+
+
+def _named_in(message: str) -> str:
+    """The key that a rule about several keys begins with (`train.references is 9, but ...`), if it does."""
+    match = re.match(r"(?:Value error, )?(([a-z_]+)(?:\[\d+\])?(?:\.[a-z_]+)?)", message)
+    return match[1] if match and match[2] in RunSpec.model_fields else ""
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ def is_uri(text: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raises InvalidInput: a name has no directories."""
-    if not _NAME.match(name) or name in (".", ".."):
+    if not _NAME.fullmatch(name) or name in (".", ".."):
         raise errors.InvalidInput(f"{name!r} is not a file name; give the name without directories.", field="name")
 
 

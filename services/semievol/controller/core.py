@@ -166,8 +166,10 @@ class Controller:
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}
         failed = {step_label(event) for event in session if event["type"] == "step_failed" and not event["will_retry"]}
         state = run_state(events)
-        views = [_step_view(step, state, reused, failed, driver) for step in steps]
         error = next((event for event in reversed(session) if event["type"] == "run_failed"), {})
+        if state == "running" and (fault := self._unrecorded(record.id)):
+            state, error = "failed", {"error": fault.message, "error_class": type(fault).__name__}
+        views = [_step_view(step, state, reused, failed, driver) for step in steps]
         outcome = result(self._world.artifacts, record, state, steps, reused, self.directory_of)
         start = session[0]["number"] if session else 0
         return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome, start)
@@ -184,8 +186,8 @@ class Controller:
             version = driver.version if driver else -1
             events = self._world.runs.events(record.id, next_number)
             yield from events
-            next_number += len(events)
-            if driver is None and run_state(self._world.runs.events(record.id)) != "running":
+            next_number = events[-1]["number"] + 1 if events else next_number  # damaged ones are left out
+            if driver is None and (self._unrecorded(record.id) or run_state(self._world.runs.events(record.id)) != "running"):
                 return
             if driver is None:
                 time.sleep(_WATCH_POLL_S)
@@ -276,6 +278,12 @@ class Controller:
         with self._lock:
             driver = self._drivers.get(run_id)
         return driver if driver and driver.alive else None
+
+    def _unrecorded(self, run_id: str) -> errors.SemiEvolError | None:
+        """What ended a run that was at work here, if the store did not take it."""
+        with self._lock:
+            driver = self._drivers.get(run_id)
+        return driver.unrecorded if driver and not driver.alive else None
 
 
 def _last_session(events: list[Event]) -> list[Event]:

@@ -87,6 +87,7 @@ class RunDriver:
         self._changed = threading.Condition()
         self._ended = False
         self.version = 0
+        self.unrecorded: errors.SemiEvolError | None = None  # what ended the run, where not even that could be written
         self._world = surroundings
         self._active: dict[ShardId, ActiveJob] = {}
         self._rows: dict[str, list[int]] = {}  # by key of a sharded step
@@ -325,7 +326,11 @@ class RunDriver:
             self._end_jobs()
         except errors.SemiEvolError as error:
             log.warning("Run %s: jobs could not be ended: %s", self.run.id, error)
-        self._record({"type": "run_failed", "error": message, "error_class": error_class})
+        try:
+            self._record({"type": "run_failed", "error": message, "error_class": error_class})
+        except errors.SemiEvolError as error:  # a full disk ends a run, and then takes no word about it
+            log.warning("The end of run %s could not be recorded: %s", self.run.id, error.message)
+            self.unrecorded = error
 
     def _record(self, event: Event) -> None:
         self._world.runs.append(self.run.id, event)

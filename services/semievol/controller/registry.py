@@ -6,7 +6,6 @@ aliases/<alias>/<number>.json     append-only: the last one counts
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from semievol.common import errors
 from semievol.common.keys import canonical_json
 from semievol.common.runspec import NAME_PATTERN
+from semievol.controller.runs import damaged, read_record
 from semievol.ports import ObjectStore
 
 
@@ -45,15 +45,24 @@ class Registry:
         self._store = store
 
     def register(self, model: Model) -> bool:
-        """True if the model is new."""
-        return self._store.create(f"models/{model.name}.json", canonical_json(asdict(model)))
+        """True if the model is new. A record that is damaged is written anew."""
+        path, body = f"models/{model.name}.json", canonical_json(asdict(model))
+        if self._store.create(path, body):
+            return True
+        try:
+            read_record(self._store, path)
+        except errors.Corrupt:
+            self._store.put(path, body)
+        return False
 
     def models(self) -> list[Model]:
         """By run, iteration and role."""
         found = []
         for info in self._store.list("models/"):
-            with self._store.open(info.path) as stream:
-                found.append(Model(**json.loads(stream.read())))
+            try:
+                found.append(Model(**read_record(self._store, info.path)))
+            except TypeError as error:
+                raise damaged(info.path) from error
         return sorted(found, key=lambda model: (model.run, model.iteration, model.role != "warm", model.name))
 
     def unregister(self, model: Model) -> None:
@@ -68,8 +77,7 @@ class Registry:
         """Raises NotFound that lists the known ones."""
         stack: list[str] = []
         for info in self._store.list(f"aliases/{name}/"):
-            with self._store.open(info.path) as stream:
-                change = json.loads(stream.read())
+            change = read_record(self._store, info.path)
             if change["change"] == "promote":
                 stack.append(change["model"])
             else:
@@ -81,10 +89,7 @@ class Registry:
 
     def promote(self, model: str, alias: str) -> Alias:
         """Points the alias at the model; pointing at what it points at already changes nothing. Raises NotFound, InvalidInput."""
-        if not re.match(NAME_PATTERN, alias):
-            raise errors.InvalidInput(
-                f"{alias!r} is not an alias: use letters, digits, `-`, `_` and `.`, at most 63.", field="alias"
-            )
+        _check_alias(alias)
         known = [one.name for one in self.models()]
         if model not in known:
             raise errors.NotFound(
@@ -99,7 +104,8 @@ class Registry:
         return self.alias(alias)
 
     def rollback(self, alias: str) -> Alias:
-        """Points the alias at what it pointed at before. Raises NotFound, Conflict (there is nothing before)."""
+        """Points the alias at what it pointed at before. Raises NotFound, Conflict (there is nothing before), InvalidInput."""
+        _check_alias(alias)
         current = self.alias(alias)
         if not current.previous:
             raise errors.Conflict(
@@ -112,3 +118,9 @@ class Registry:
         number = len(self._store.list(f"aliases/{alias}/")) + 1
         while not self._store.create(f"aliases/{alias}/{number:08d}.json", canonical_json({**change, "time": time.time()})):
             number += 1
+
+
+def _check_alias(alias: str) -> None:
+    """Raises InvalidInput: an alias becomes a part of a path."""
+    if not re.fullmatch(NAME_PATTERN, alias):
+        raise errors.InvalidInput(f"{alias!r} is not an alias: use letters, digits, `-`, `_` and `.`, at most 63.", field="alias")

@@ -85,7 +85,7 @@ class Adapters:
 
 def check_name(name: str) -> None:
     """Raises InvalidInput(field=name)."""
-    if not _NAME.match(name) or name == BASE_MODEL:
+    if not _NAME.fullmatch(name) or name == BASE_MODEL:
         raise errors.InvalidInput(
             f"{name!r} cannot name an adapter: 1 to 128 ASCII letters, digits, '-', '_', '.', and not {BASE_MODEL!r}.",
             field="name",

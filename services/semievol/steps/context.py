@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from semievol.algorithm.types import AnswerForm, Candidate, Row, Task, TaskType, Verdict
@@ -68,7 +69,10 @@ class Services:
 
 @dataclass
 class StepContext:
-    """One job of one step. `shard` is None where the step is not sharded; `inputs` holds only what this shard reads."""
+    """One job of one step. `shard` is None where the step is not sharded; `inputs` holds only what this shard reads.
+
+    `scratch`: a directory for large outputs, which is gone when they are published.
+    """
 
     artifacts: Artifacts
     services: Services
@@ -77,15 +81,22 @@ class StepContext:
     shard: int | None
     cancel: Cancel
     emit: Emit
+    scratch: Path
 
     @property
     def task(self) -> Task:
         task = self.params["task"]
         return Task(TaskType(task["type"]), AnswerForm(task["answer"]), task.get("instruction", ""), tuple(task["options"]))
 
-    def lines(self, role: str) -> list[Any]:
-        """The records of all files of a role; empty if the step does not read it."""
-        return [record for entry in self.inputs.get(role, ()) for record in self.artifacts.read_json_lines(entry.file)]
+    def lines(self, role: str) -> Iterator[Any]:
+        """The records of all files of a role, one file in memory at a time; nothing if the step does not read it."""
+        for entry in self.inputs.get(role, ()):
+            yield from self.artifacts.read_json_lines(entry.file)
+
+    def parts(self, *roles: str) -> Iterator[tuple[list[Any], ...]]:
+        """The records of roles that are cut into the same parts, part by part."""
+        for entries in zip(*(self.inputs[role] for role in roles), strict=True):
+            yield tuple(self.artifacts.read_json_lines(entry.file) for entry in entries)
 
     def rows(self, role: str) -> list[Row]:
         """In row-id order."""

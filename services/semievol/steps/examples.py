@@ -10,6 +10,8 @@ from semievol.steps.context import StepContext
 def run(step: StepContext) -> dict[str, bytes]:
     rows, k = step.rows("rows"), step.params["references"]
     references = {row_id: nearest[:k] for row_id, nearest in step.references().items()}
-    made = semievol.training_examples(rows, step.task, references)
-    step.progress(len(rows), len(rows), "rows")
-    return {"train.jsonl": records.to_lines(records.example_to_record(example) for example in made)}
+    pages = [
+        records.to_lines(map(records.example_to_record, semievol.training_examples(page, step.task, references)))
+        for page in step.pages(rows)
+    ]
+    return {"train.jsonl": b"".join(pages)}

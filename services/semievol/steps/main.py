@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,13 +55,15 @@ def run(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
     }
     services = Services(json.loads(addresses))
     started = time.monotonic()
-    try:
-        outputs = STEP_FUNCTIONS[todo.kind](StepContext(artifacts, services, todo.params, inputs, shard, cancel, emit))
-    finally:
-        services.close()
     hashes = {role: content_key([entry.file.sha256 for entry in entries]) for role, entries in inputs.items()}
     manifest = Manifest(key, todo.contract, hashes, todo.params, (), shard)
-    _, ours = artifacts.publish(manifest, outputs)
+    with tempfile.TemporaryDirectory(prefix="semievol-step-") as scratch:
+        context = StepContext(artifacts, services, todo.params, inputs, shard, cancel, emit, Path(scratch))
+        try:
+            outputs = STEP_FUNCTIONS[todo.kind](context)
+        finally:
+            services.close()
+        _, ours = artifacts.publish(manifest, outputs)
     if not ours:
         log.info("Superseded: another attempt has published step %s shard %s", key[:12], shard_text)
     record = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from semievol.algorithm.types import Answer, Candidate, Decision, Message, NoAnswer, Row, TrainingExample, Verdict
@@ -14,6 +15,14 @@ Record = dict[str, Any]
 def to_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     """Canonical JSON lines (R5)."""
     return b"".join(canonical_json(dict(record)) for record in records)
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """`to_lines` into a file, one record in memory at a time; the path itself."""
+    with path.open("wb") as file:
+        for record in records:
+            file.write(canonical_json(dict(record)))
+    return path
 
 
 def row_to_record(row: Row) -> Record:
@@ -38,6 +47,31 @@ def row_parts(directory: str, rows: Sequence[Row], part_rows: int) -> dict[str, 
         f"{directory}/{number:05d}.jsonl": to_lines(map(row_to_record, ordered[start : start + part_rows]))
         for number, start in enumerate(range(0, len(ordered), part_rows))
     }
+
+
+class PartsWriter:
+    """Rows that come in id order, written as `row_parts` would have them. For more rows than should be in memory."""
+
+    def __init__(self, directory: Path, name: str, part_rows: int) -> None:
+        self._directory = directory / name
+        self._directory.mkdir()
+        self._name = name
+        self._part_rows = part_rows
+        self._waiting: list[Row] = []
+        self.paths: dict[str, bytes | Path] = {}
+
+    def write(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._waiting.append(row)
+            if len(self._waiting) == self._part_rows:
+                self.close()
+
+    def close(self) -> None:
+        """Writes what is left: the last part."""
+        if self._waiting:
+            path = self._directory / f"{len(self.paths):05d}.jsonl"
+            self.paths[f"{self._name}/{path.name}"] = write_lines(path, map(row_to_record, self._waiting))
+            self._waiting.clear()
 
 
 def row_from_record(record: Record) -> Row:

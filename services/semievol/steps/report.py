@@ -8,16 +8,22 @@ from typing import Any
 
 from semievol.algorithm.answers import canonical_answer, equal
 from semievol.algorithm.statistics import paired_gain, wilson
-from semievol.algorithm.types import Answer, Decision, Row
+from semievol.algorithm.types import Answer, Decision, Verdict
 from semievol.common.keys import canonical_json
+from semievol.steps import records
 from semievol.steps.context import StepContext
 
 
 def run(step: StepContext) -> dict[str, bytes]:
-    rows, verdicts = step.rows("unlabeled"), step.verdicts()
     selection = json.loads(step.artifacts.read(step.inputs["selection"][0].file))
     selected = [record["id"] for record in step.lines("fates") if record["reason"] == "kept"]
-    decisions = Counter(verdict.decision for verdict in verdicts.values())
+    kept = set(selected)  # of a million rows the others' are only counted
+    decisions: Counter[str] = Counter()
+    verdicts: dict[str, Verdict] = {}
+    for record in step.lines("verdicts"):
+        decisions[record["decision"]] += 1
+        if record["id"] in kept:
+            verdicts[record["id"]] = records.verdict_from_record(record)
     correct = {
         role: [line["correct"] for line in step.lines(role)] if role in step.inputs else None
         for role in ("base", "warm", "evolved")
@@ -25,8 +31,8 @@ def run(step: StepContext) -> dict[str, bytes]:
     warm, evolved = correct["warm"], correct["evolved"]
     chosen = Counter(answer.value for row_id in selected if (answer := verdicts[row_id].answer))
     body: dict[str, Any] = {
-        "labeled": len(step.rows("labeled")),
-        "unlabeled": len(rows),
+        "labeled": sum(1 for _ in step.lines("labeled")),
+        "unlabeled": decisions.total(),
         "no_answer": decisions[Decision.NONE],
         "unanimous": decisions[Decision.UNANIMOUS],
         "judged": decisions[Decision.JUDGED],
@@ -35,7 +41,7 @@ def run(step: StepContext) -> dict[str, bytes]:
         "selected_answers": dict(sorted(chosen.items())) if len(chosen) <= 26 else {},
         "accuracy": {role: _accuracy(flags) for role, flags in correct.items()},
         "gain": {"warm_to_evolved": _gain(warm, evolved, step.params["seed"])},
-        "pseudo_label_accuracy": _pseudo_label_accuracy(step, {row.id: row for row in rows}, selected),
+        "pseudo_label_accuracy": _pseudo_label_accuracy(step, verdicts, selected),
     }
     if "gate" in step.inputs:
         body["gate"] = json.loads(step.artifacts.read(step.inputs["gate"][0].file))
@@ -57,10 +63,12 @@ def _gain(before: list[bool] | None, after: list[bool] | None, seed: int) -> dic
     return {"value": value, "low": low, "high": high}
 
 
-def _pseudo_label_accuracy(step: StepContext, rows: dict[str, Row], selected: list[str]) -> float | None:
+def _pseudo_label_accuracy(step: StepContext, verdicts: dict[str, Verdict], selected: list[str]) -> float | None:
     """Share of the selected rows whose pseudo-label is right; None unless the unlabeled file carried answers (trap 6)."""
     gold = {record["id"]: record["answer"] for record in step.lines("gold")}
-    verdicts = step.verdicts()
+    if not gold:
+        return None
+    rows = {record["id"]: records.row_from_record(record) for record in step.lines("unlabeled") if record["id"] in verdicts}
     flags = []
     for row_id in selected:
         answer, true = verdicts[row_id].answer, canonical_answer(gold.get(row_id, ""), rows[row_id], step.task)

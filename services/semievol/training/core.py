@@ -99,6 +99,7 @@ class TrainingService:
     def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
         check(key, spec)
         wanted = identity(self._artifacts, spec)
+        self._artifacts.distrust()  # who asks for a run that has succeeded may have found its adapter damaged
         with self._lock:
             if not self._records.claim(key, wanted):
                 raise errors.AlreadyExists(f"The key {key[:12]} belongs to a run with another spec.", field="key")

@@ -19,6 +19,9 @@ class TrainingSettings(BaseSettings):
     address: str = "127.0.0.1:50055"
     """Where `python -m semievol.training.server` listens: on loopback, the fifth of the suite's customary ports."""
 
+    backend: Literal["peft", "fake"] = "peft"
+    """What trains; `fake` is for tests."""
+
     store: str = "artifacts"
     """URI of the artifact store; jobs open it by themselves, so it must mean the same to them."""
 

@@ -42,7 +42,7 @@ def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_j
 def _serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
     from semievol.embedded import Embedded, EmbeddedSettings
 
-    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, port=port)
+    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, port=port, lasting=True)
     with Embedded(settings) as embedded:
         if as_json:
             output.json_line({"home": str(home), "addresses": dict(embedded.addresses)})

@@ -37,15 +37,16 @@ class FakeTrainer:
     def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
         core.check(key, spec)
         identity = core.identity(self._artifacts, spec)
+        self._artifacts.distrust()
         with self._lock:
             known = self._runs.get(key)
             if known is not None and known.identity != identity:
                 raise errors.AlreadyExists(f"The key {key[:12]} belongs to a run with another spec.", field="key")
-            lost = known is not None and known.state.state == "succeeded" and self._artifacts.manifest(key) is None
-            if known is not None and known.state.state not in ("failed", "cancelled") and not lost:
+            damaged = known is not None and known.state.state == "succeeded" and not self._artifacts.manifest(key)
+            if known is not None and not damaged and known.state.state not in ("failed", "cancelled"):
                 return known.state
             self.created += 1
-            step = known.state.step if known and not lost else 0  # goes on from its checkpoint
+            step = known.state.step if known and not damaged else 0  # goes on from its checkpoint
             state = TrainingState(key, "pending", step=step, total_steps=self._updates)
             self._runs[key] = _FakeRun(spec, identity, state)
             return state

@@ -1,0 +1,104 @@
+"""Injects every fault that users and machines come up with, and says what came of it.
+
+    python -m benchmarks.faults [--only WORDS] [--write docs/faults.md]
+
+Each fault is a case of tests/faults, through the real command line; models are fakes. The table is Markdown, on stdout or in a file; the exit
+code is 1 if one outcome was not as promised. tests/integration/test_bad_input.py runs the same cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.faults.all import CASES
+from tests.faults.bench import Case, Ended, Place, half_written, served
+
+INTRODUCTION = """\
+# Faults
+
+What is injected, and what comes out. Made by `python -m benchmarks.faults --write docs/faults.md`; `tests/integration/test_bad_input.py` runs the
+same cases. Every case goes through the real command line, most against all six services with fake models. Of each it is checked that the exit
+code is the promised one, that the message has at most six lines, says what it has to and shows no traceback, that no valid manifest stands
+over bad bytes and no half-written file is left, and that the next good run in the same home works.
+"""
+_MOST_LETTERS = 150
+
+
+def outcome(case: Case, place: Place) -> tuple[Ended | None, list[str]]:
+    """How it ended, and what is wrong about it."""
+    place.reset()
+    try:
+        ended = case.inject(place)
+    except AssertionError as error:
+        return None, [str(error) or "an assertion failed"]
+    wrong = case.wrong(ended) + half_written(place.home)
+    if case.uses_the_place:
+        wrong += place.next_good_run()
+    return ended, wrong
+
+
+def table(cases: Sequence[Case], place: Place) -> Iterator[tuple[str, bool]]:
+    """(line of the table, whether all is as promised)."""
+    group = ""
+    for case in cases:
+        if case.group != group:
+            group = case.group
+            yield f"\n## {group}\n\n| fault | exit code | what came out |\n|---|---|---|", True
+        started = time.monotonic()
+        ended, wrong = outcome(case, place)
+        print(
+            f"{time.monotonic() - started:6.1f} s  {'ok' if not wrong else 'WRONG'}  {case.group}: {case.name}",
+            file=sys.stderr,
+            flush=True,
+        )
+        code = "" if ended is None else {-9: "killed"}.get(ended.code, str(ended.code))
+        yield (
+            f"| {_cell(case.name)} | {code} | {_cell(_shown(case, ended, place) if not wrong else 'WRONG: ' + '; '.join(wrong))} |",
+            not wrong,
+        )
+
+
+def _shown(case: Case, ended: Ended | None, place: Place) -> str:
+    """What was counted, else the message's first line."""
+    assert ended is not None
+    if ended.figure:
+        return ended.figure
+    if not ended.message:
+        return "read as it is" if case.group == "Data files" else "done"
+    text = " ".join(
+        line.strip().removeprefix("Error: ") for line in ended.message if not line.startswith(("Next:", "Usage:", "Try"))
+    )
+    return text.replace(f"{place.directory}/", "").replace(str(place.directory), "")
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.replace("|", "\\|").split())
+    return text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 3] + "..."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="cases whose group or name contains this")
+    parser.add_argument("--write", type=Path, help="a file for the table, in place of stdout")
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.only.lower() in f"{case.group} {case.name}".lower()]
+    with tempfile.TemporaryDirectory(prefix="semievol-faults-") as scratch, served(Path(scratch, "place")) as place:
+        lines = list(table(cases, place))
+    right = sum(fine for line, fine in lines if line.startswith("| "))
+    summary = f"\nAs promised: {right} of {len(cases)}."
+    text = INTRODUCTION + "\n".join(line for line, _ in lines) + "\n" + summary + "\n"
+    if arguments.write:
+        arguments.write.write_text(text)
+    else:
+        print(text)
+    print(summary.strip(), file=sys.stderr)
+    sys.exit(right != len(cases))
+
+
+if __name__ == "__main__":
+    main()
