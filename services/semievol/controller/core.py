@@ -12,12 +12,15 @@ from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
+from semievol.controller.diagnosis import Finding, Parts, diagnose
+from semievol.controller.forecast import Forecast, Forecaster
+from semievol.controller.inspection import Inspector
 from semievol.controller.models import result
 from semievol.controller.plan import Resolved, StepPlan, StepState, plan
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
 from semievol.controller.registry import Alias, Model
 from semievol.controller.resolve import Resolver
-from semievol.controller.runs import Event, RunRecord, run_id_of, run_state, step_label
+from semievol.controller.runs import Event, RunRecord, run_state, step_label
 from semievol.ports import NEVER, Cancel
 
 log = logging.getLogger(__name__)
@@ -54,9 +57,19 @@ class RunView:
 class Controller:
     """Plans, drives and remembers runs. One per store may drive; any number may look."""
 
-    def __init__(self, surroundings: Surroundings, resolver: Resolver, models_directory: Path | None) -> None:
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        resolver: Resolver,
+        models_directory: Path | None,
+        forecaster: Forecaster,
+        parts: Parts,
+    ) -> None:
         self._world = surroundings
         self._resolver = resolver
+        self._forecaster = forecaster
+        self._parts = parts
+        self.inspector = Inspector(surroundings.artifacts, surroundings.runs)
         self._models_directory = models_directory
         self._drivers: dict[str, RunDriver] = {}
         self._lock = threading.Lock()
@@ -69,10 +82,9 @@ class Controller:
 
     # -------------------------------------------------------------- runs
 
-    def plan_run(self, spec: RunSpec) -> tuple[str, list[StepPlan]]:
-        """(run id, steps as far as they are known). Starts nothing."""
-        resolved = self._resolve(spec)
-        return run_id_of(spec, resolved), plan(spec, resolved, self._world.artifacts.manifest)
+    def plan_run(self, spec: RunSpec, *, cancel: Cancel = NEVER) -> Forecast:
+        """What the run would do. Starts nothing. Raises what intake raises, Conflict (other models are served), Unavailable."""
+        return self._forecaster.forecast(spec, self._resolve(spec), cancel=cancel)
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
@@ -178,6 +190,10 @@ class Controller:
         return str(self._world.artifacts.fetch(manifest, self._models_directory / model.name))
 
     # -------------------------------------------------------------- life
+
+    def diagnose(self, *, train: bool = False, cancel: Cancel = NEVER) -> list[Finding]:
+        """Tries every part with one row; what fails is a finding."""
+        return diagnose(self._parts, train=train, cancel=cancel)
 
     def resume_all(self) -> None:
         """Lets every unfinished run go on."""

@@ -6,9 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from semievol.algorithm.answers import canonical_answer, equal
-from semievol.algorithm.statistics import paired_gain, wilson
-from semievol.algorithm.types import Answer, Decision, Row
+from semievol.algorithm.statistics import paired_gain, pseudo_label_accuracy, wilson
+from semievol.algorithm.types import Decision
 from semievol.common.keys import canonical_json
 from semievol.steps.context import StepContext
 
@@ -17,6 +16,7 @@ def run(step: StepContext) -> dict[str, bytes]:
     rows, verdicts = step.rows("unlabeled"), step.verdicts()
     selection = json.loads(step.artifacts.read(step.inputs["selection"][0].file))
     selected = [record["id"] for record in step.lines("fates") if record["reason"] == "kept"]
+    gold = {record["id"]: record["answer"] for record in step.lines("gold")}
     decisions = Counter(verdict.decision for verdict in verdicts.values())
     correct = {
         role: [line["correct"] for line in step.lines(role)] if role in step.inputs else None
@@ -35,7 +35,7 @@ def run(step: StepContext) -> dict[str, bytes]:
         "selected_answers": dict(sorted(chosen.items())) if len(chosen) <= 26 else {},
         "accuracy": {role: _accuracy(flags) for role, flags in correct.items()},
         "gain": {"warm_to_evolved": _gain(warm, evolved, step.params["seed"])},
-        "pseudo_label_accuracy": _pseudo_label_accuracy(step, {row.id: row for row in rows}, selected),
+        "pseudo_label_accuracy": pseudo_label_accuracy(selected, verdicts, gold, {row.id: row for row in rows}, step.task),
     }
     return {"report.json": canonical_json(body)}
 
@@ -53,15 +53,3 @@ def _gain(before: list[bool] | None, after: list[bool] | None, seed: int) -> dic
         return None
     value, low, high = paired_gain(before, after, seed)
     return {"value": value, "low": low, "high": high}
-
-
-def _pseudo_label_accuracy(step: StepContext, rows: dict[str, Row], selected: list[str]) -> float | None:
-    """Share of the selected rows whose pseudo-label is right; None unless the unlabeled file carried answers (trap 6)."""
-    gold = {record["id"]: record["answer"] for record in step.lines("gold")}
-    verdicts = step.verdicts()
-    flags = []
-    for row_id in selected:
-        answer, true = verdicts[row_id].answer, canonical_answer(gold.get(row_id, ""), rows[row_id], step.task)
-        if true is not None and isinstance(answer, Answer):
-            flags.append(equal(answer, true, step.task))
-    return sum(flags) / len(flags) if flags else None
