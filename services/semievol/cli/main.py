@@ -29,11 +29,13 @@ COMMANDS = {
     "logs": ("runs:logs", "Show what a run's jobs wrote."),
     "cancel": ("runs:cancel", "Stop a run; finished steps are kept."),
     "retry": ("runs:retry", "Continue a failed or cancelled run."),
-    "plan": ("runs:plan", "Show what a run would do, and what is there already."),
+    "plan": ("runs:plan", "Show what a run would do and cost, and what is there already."),
+    "select": ("inspect:select", "Show what another theta would keep."),
+    "explain": ("inspect:explain", "Show everything about one row of a run."),
     "data": ("data:data", "Look at data files."),
     "models": ("models:models", "Models that runs have made, and their aliases."),
     "generate": ("generate:generate", "Ask a model."),
-    "doctor": ("doctor:doctor", "Check this machine."),
+    "doctor": ("doctor:doctor", "Check this machine and every service."),
     "completion": ("completion:completion", "Print the shell's completion script."),
 }
 
