@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +33,12 @@ def suite(tmp_path: Path) -> Iterator[Suite]:
         yield running
 
 
-def failing(findings: list[pb.Finding]) -> dict[str, int]:
+def failing(findings: Iterable[pb.Finding]) -> dict[str, int]:
     return {one.name: one.exit_code for one in findings if one.status == pb.FINDING_STATUS_FAILED}
 
 
 def test_every_part_of_a_product_that_works_is_ok_and_nothing_is_left_behind(suite: Suite) -> None:
-    findings = suite.client.diagnose()
+    findings = suite.client.diagnose().findings
     assert [one.name for one in findings] == PARTS
     assert {one.status for one in findings} == {pb.FINDING_STATUS_OK}
     assert not any(one.advice or one.exit_code for one in findings)
@@ -48,7 +48,7 @@ def test_every_part_of_a_product_that_works_is_ok_and_nothing_is_left_behind(sui
 
 
 def test_one_update_is_trained_where_that_is_asked_for(suite: Suite) -> None:
-    training = suite.client.diagnose(train=True)[-1]
+    training = suite.client.diagnose(train=True).findings[-1]
     assert training.status == pb.FINDING_STATUS_OK
     assert "one update on fake" in training.message
     assert suite.trainer.created == 1
@@ -57,20 +57,20 @@ def test_one_update_is_trained_where_that_is_asked_for(suite: Suite) -> None:
 
 def test_a_training_that_fails_says_why(suite: Suite) -> None:
     suite.trainer.fail_next = [errors.Unavailable("The GPU's memory is too small.")]
-    findings = suite.client.diagnose(train=True)
+    findings = suite.client.diagnose(train=True).findings
     assert failing(findings) == {"training": 69}
     assert "memory is too small" in findings[-1].message
 
 
 def test_an_engine_that_is_out_of_order_fails_what_needs_it_and_nothing_else(suite: Suite) -> None:
     suite.engine.__init__(fails_after=0, base="fake")  # type: ignore[misc]
-    assert failing(suite.client.diagnose()) == {"generation": 69, "scoring": 69, "judging": 69}
+    assert failing(suite.client.diagnose().findings) == {"generation": 69, "scoring": 69, "judging": 69}
 
 
 def test_a_store_that_is_gone_is_named(suite: Suite) -> None:
     shutil.rmtree(suite.home / "artifacts")
     (suite.home / "artifacts").write_text("not a directory")
-    found = failing(suite.client.diagnose())
+    found = failing(suite.client.diagnose().findings)
     assert found["store"] == 74
     assert "embedding" not in found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import semievol
 from semievol.cli import failures, output
 from semievol.cli.checks import FAIL, OK, WARN, Check
 from semievol.cli.connect import live_suite
@@ -48,11 +49,14 @@ def services(target: Target, models: Models, *, train: bool) -> Iterator[Check]:
 def _diagnosed(address: str, *, train: bool) -> Iterator[Check]:
     try:
         with ControllerClient(address) as client:
-            findings = client.diagnose(train=train)
+            answer = client.diagnose(train=train)
     except Exception as error:
         yield _failed("controller", failures.known(error), 0.0)
         return
-    for one in findings:
+    if answer.version != semievol.__version__:
+        differ = f"the services are semievol {answer.version}, this command is {semievol.__version__}"
+        yield Check("suite", WARN, differ, "install the same version")
+    for one in answer.findings:
         yield Check(one.name, _STATUS.get(one.status, FAIL), one.message, one.advice, one.seconds, one.exit_code)
 
 
@@ -82,10 +86,22 @@ def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.S
     culprit, *untried = [name for name in SERVICES if name not in begun] or ["services"]
     yield _failed(culprit, error, seconds)
     for name in untried:
-        if name != "controller":
+        if name == "generation":
+            yield _generation_alone(settings)
+        elif name != "controller":
             yield Check(name, WARN, "not tried", f"mend {culprit} first")
     if culprit != "controller":
         yield from _controller_alone(settings)
+
+
+def _generation_alone(settings: EmbeddedSettings) -> Check:
+    """Needs no other service, and its model is what most often is at fault."""
+    started = time.monotonic()
+    try:
+        with Embedded(settings, only="generation"):
+            return Check("generation", OK, f"starts with {settings.model}", seconds=time.monotonic() - started)
+    except Exception as error:
+        return _failed("generation", failures.known(error), time.monotonic() - started)
 
 
 def _controller_alone(settings: EmbeddedSettings) -> Iterator[Check]:

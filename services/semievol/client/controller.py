@@ -149,11 +149,11 @@ class ControllerClient:
         response: pb.ExplainRowResponse = self._caller.unary(self._stub.ExplainRow, request, deadline_s=_INSPECT_DEADLINE_S)
         return response
 
-    def diagnose(self, *, train: bool = False) -> list[pb.Finding]:
+    def diagnose(self, *, train: bool = False) -> pb.DiagnoseResponse:
         """Tries every service and the store with one row."""
         request = pb.DiagnoseRequest(train=train)
         response: pb.DiagnoseResponse = self._caller.unary(self._stub.Diagnose, request, deadline_s=_PLAN_DEADLINE_S)
-        return list(response.findings)
+        return response
 
 
 def _pieces(path: Path) -> Iterator[pb.UploadDataRequest]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+import semievol
 from semievol.common import errors
 from semievol.common.grpc_server import Service
 from semievol.common.runspec import RunSpec
@@ -155,6 +156,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.largest_piece = 0
         self.submitted: list[RunSpec] = []
         self.aliases: dict[str, list[str]] = {}
+        self.version = semievol.__version__
         self.findings = [pb.Finding(name="store", status=pb.FINDING_STATUS_OK, message="works", seconds=0.1)]
         self.hold_watch = False  # True: watches stay silent
         self.watching = 0
@@ -262,7 +264,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         return example_explanation(run.id)
 
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
-        return pb.DiagnoseResponse(findings=self.findings)
+        return pb.DiagnoseResponse(findings=self.findings, version=self.version)
 
     def _find(self, name: str) -> ScriptedRun:
         for scripted in self.runs.values():

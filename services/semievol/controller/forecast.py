@@ -11,7 +11,7 @@ from semievol.controller.estimate import ASSUMED_JUDGED, Estimator, StepForecast
 from semievol.controller.history import Counts, History
 from semievol.controller.plan import Resolved, StepPlan, StepState, plan
 from semievol.controller.preview import Intake, RowPreview, preview
-from semievol.controller.reasons import changes, reason
+from semievol.controller.reasons import changes, file_names, reason
 from semievol.controller.runs import RunStore, run_id_of
 from semievol.controller.trial import Measured, Models, ShownPrompt, Trial
 from semievol.ports import Cancel, Embedder, VectorIndex
@@ -172,8 +172,7 @@ def _shared(spec: RunSpec, cost: StepForecast) -> StepForecast:
 
 def _row_count(rows: RowPreview, spec: RunSpec, role: str) -> RowCount:
     described = rows.summary["files"][role]
-    file = str(getattr(spec.data, role)).rpartition("/")[2]
-    return RowCount(role, file, described["rows"], len(described["bad"]), described["duplicates"])
+    return RowCount(role, file_names(getattr(spec.data, role)), described["rows"], len(described["bad"]), described["duplicates"])
 
 
 def _notes(spec: RunSpec, measured: Measured, estimator: Estimator, costs: Sequence[StepForecast]) -> list[str]:

@@ -49,6 +49,7 @@ class History:
         self._artifacts = artifacts
         self._resolved = resolved
         self._seconds: dict[str, float] = {}  # by key
+        self._read: dict[str, Any] = {}  # by key: runs share steps, and looking at one means looking at all its files
         self.runs = [self._earlier(record, runs.events(record.id)) for record in records]
         self._made = {key: run.record.id for run in reversed(self.runs) for key in run.keys.values()}
         self.newest = self.runs[0] if self.runs and self.runs[0].record.spec.name == name else None
@@ -86,8 +87,10 @@ class History:
 
     def _json(self, key: str, path: str) -> Any:
         """None where it is gone or damaged: it is only an estimate that wants it."""
-        try:
-            manifest = self._artifacts.manifest(key) if key else None
-            return json.loads(self._artifacts.read(manifest.file(path))) if manifest else None
-        except errors.Corrupt:
-            return None
+        if key and key not in self._read:
+            try:
+                manifest = self._artifacts.manifest(key)
+                self._read[key] = json.loads(self._artifacts.read(manifest.file(path))) if manifest else None
+            except errors.Corrupt:
+                self._read[key] = None
+        return self._read.get(key)

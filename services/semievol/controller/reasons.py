@@ -92,7 +92,7 @@ def _input_changed(step: StepPlan, role: str, newest: EarlierRun) -> str:
     kind = step.name.partition("/")[0]
     artifacts = _STEPS[kind].reads.get(role, (role,)) if kind in _STEPS else (role,)
     if step.iteration <= 1 and artifacts[0] in _DATA:
-        return f"{_file_name(getattr(newest.record.spec.data, artifacts[0], ''))} gives other rows"
+        return f"{file_names(getattr(newest.record.spec.data, artifacts[0], ''))} gives other rows"
     writer = next((_WRITERS[one] for one in artifacts if one in _WRITERS), "what comes before")
     return f"{step.iteration}/{writer} came out differently"
 
@@ -109,21 +109,22 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], names: Map
 
 def _one(name: str, old: Any, new: Any) -> str:
     if name.startswith("data."):
-        return _file_changed(str(old or ""), str(new or ""), name)
+        return _file_changed(old, new, name)
     shown = f" {_text(old)} -> {_text(new)}"
     hidden = (name.startswith("the ") and name.endswith("model")) or len(shown) > 2 * _LONGEST
     return f"{name} changed{'' if hidden else shown}"
 
 
-def _file_changed(old: str, new: str, name: str) -> str:
+def _file_changed(old: Any, new: Any, name: str) -> str:
     if not old or not new:
         return f"{name} is {'new' if new else 'gone'}"
-    before, after = _file_name(old), _file_name(new)
+    before, after = file_names(old), file_names(new)
     return f"{after} changed" if before == after else f"{name} changed {before} -> {after}"
 
 
-def _file_name(uri: str) -> str:
-    return uri.rpartition("/")[2]
+def file_names(uris: Any) -> str:
+    """Of uploads, as their owner knows them: the last part of each URI."""
+    return ", ".join(str(uri).rpartition("/")[2] for uri in (uris if isinstance(uris, list | tuple) else [uris]))
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import semievol
 from semievol.common import errors
 from semievol.common.grpc_server import Context, Workers
 from semievol.controller import inspection_wire, wire
@@ -90,7 +91,7 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
 
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
         findings = await self._watchers.run_cancellable(self._core.diagnose, train=request.train)
-        return pb.DiagnoseResponse(findings=map(inspection_wire.finding_to_wire, findings))
+        return pb.DiagnoseResponse(findings=map(inspection_wire.finding_to_wire, findings), version=semievol.__version__)
 
     def _list_models(self) -> pb.ListModelsResponse:
         models, aliases = self._core.models()

@@ -141,7 +141,7 @@ class Trial:
             configurations.setdefault(one.configuration, one)
         shown = list(dict.fromkeys(one.configuration for one in self._spec.collaborator_list()))
         plain = Collaborator(Weights.BASE, 0)
-        tokens, characters, slowest = 0, 0, 0.0
+        tokens, characters, fastest = 0, 0, 0.0
         for name, one in ({PLAIN: plain} | configurations).items():
             rows = [tried.row for tried in self._tried[:_PROMPT_ROWS]]
             prompts = [self._prompt(one, row) for row in rows]
@@ -149,11 +149,11 @@ class Trial:
             read = sum(answer.prompt_tokens for answer in answers)
             tokens += read
             characters += sum(len(message.content.encode()) for prompt in prompts for message in prompt.messages)
-            slowest = max(slowest, read / seconds)
+            fastest = max(fastest, read / seconds)
             self._found.prompt_tokens[name] = read / max(1, len(rows))
             if name in shown and rows:
                 self._found.prompts.append(self._shown(name, one, prompts[0], answers[0].prompt_tokens))
-        self._found.prompt_speed = slowest
+        self._found.prompt_speed = fastest
         self._found.tokens_per_byte = tokens / max(1, characters)
         self._found.prompts.sort(key=lambda prompt: shown.index(prompt.name))
 

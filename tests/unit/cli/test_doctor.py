@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from filelock import FileLock
 from semievol.cli import checks
 from semievol.cli.checks import FAIL, OK, WARN, Check, worst
 from semievol.controller.v1 import controller_service_pb2 as pb
@@ -81,6 +82,21 @@ def test_a_failed_part_is_one_line_that_says_what_to_do_and_the_exit_code_is_its
     assert result.exit_code == 74
     assert "failed   retrieval: Milvus does not answer.; Start it." in result.stdout
     assert "2 failed" in result.stderr
+
+
+def test_services_of_another_version_are_a_warning(invoke: Invoke, home: Path, served: Served) -> None:
+    served.servicer.version = "0.0.1"
+    result = invoke("doctor", "--home", home, "--address", served.address)
+    assert result.exit_code == 0
+    assert "warning  suite: the services are semievol 0.0.1" in result.stdout
+
+
+def test_a_home_that_another_process_holds_is_a_finding(invoke: Invoke, home: Path) -> None:
+    with FileLock(home / "lock"):
+        result = invoke("doctor", "--home", home, "--json")
+    assert result.exit_code == 75
+    assert statuses(result)["services"] == FAIL
+    assert "embedding" not in statuses(result)
 
 
 def test_an_address_where_nothing_answers_is_a_finding(invoke: Invoke, home: Path) -> None:
