@@ -108,7 +108,8 @@ class Forecaster:
         estimator: Estimator,
     ) -> list[StepForecast]:
         newest = history.newest.record if history.newest else None
-        earlier = plan(newest.spec, newest.resolved, self._artifacts.manifest) if newest else []
+        unmade = any(step.state is StepState.READY for step in steps)
+        earlier = plan(newest.spec, newest.resolved, self._artifacts.manifest) if newest and unmade else []
         by_label = {step.label: step for step in earlier}
         share, _ = estimator.judged_share()
         costs: list[StepForecast] = []
@@ -123,7 +124,7 @@ class Forecaster:
                 cost = _without_what_is_there(step, estimator.cost(step, counts))
                 if step.name == "intake" and rows.read_now:
                     cost = replace(cost, seconds=rows.seconds, basis="trial")
-                why = reason(step, steps, history, by_label) if known else f"needs {iteration - 1}/select"
+                why = reason(step, steps, spec, history, by_label) if known else f"needs {iteration - 1}/select"
                 costs.append(_shared(spec, replace(cost, reason=why)))
         return costs
 

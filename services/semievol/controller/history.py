@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from semievol.controller.models import published_seconds
 from semievol.controller.plan import Resolved
 from semievol.controller.runs import Event, RunRecord, RunStore, step_label
 
-_MOST_RUNS = 20  # that are looked at, newest first: their events are an object each
+_MOST_RUNS = 20  # that are looked at, newest first
+_MOST_EVENTS = 20_000  # of all of them: each is an object to read, and a run of a million rows may have more than that alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class History:
         self._resolved = resolved
         self._seconds: dict[str, float] = {}  # by key
         self._read: dict[str, Any] = {}  # by key: runs share steps, and looking at one means looking at all its files
-        self.runs = [self._earlier(record, runs.events(record.id)) for record in records]
+        self.runs = [self._earlier(record, events) for record, events in _events(runs, artifacts, records)]
         self._made = {key: run.record.id for run in reversed(self.runs) for key in run.keys.values()}
         self.newest = self.runs[0] if self.runs and self.runs[0].record.spec.name == name else None
 
@@ -94,3 +96,12 @@ class History:
             except errors.Corrupt:
                 self._read[key] = None
         return self._read.get(key)
+
+
+def _events(runs: RunStore, artifacts: Artifacts, records: list[RunRecord]) -> Iterator[tuple[RunRecord, list[Event]]]:
+    """A run whose events are too many is known, but not what it made."""
+    left = _MOST_EVENTS
+    for record in records:
+        count = len(artifacts.store.list(f"runs/{record.id}/events/"))
+        yield record, runs.events(record.id) if count <= left else []
+        left -= count if count <= left else 0

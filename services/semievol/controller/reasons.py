@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from semievol.algorithm.semievol import STEPS
+from semievol.common.runspec import RunSpec
 from semievol.common.work import Work
 from semievol.controller.history import EarlierRun, History
 from semievol.controller.plan import Resolved, StepPlan, StepState
@@ -38,7 +39,7 @@ def changes(record: RunRecord, spec: Mapping[str, Any], resolved: Resolved) -> l
     return _differences(before, {**spec, **asdict(resolved)}, _MODELS)
 
 
-def reason(step: StepPlan, steps: Sequence[StepPlan], history: History, earlier: Mapping[str, StepPlan]) -> str:
+def reason(step: StepPlan, steps: Sequence[StepPlan], spec: RunSpec, history: History, earlier: Mapping[str, StepPlan]) -> str:
     """`earlier`: the steps of `history.newest`, by label."""
     if step.state is StepState.DONE:
         assert step.work is not None
@@ -50,7 +51,7 @@ def reason(step: StepPlan, steps: Sequence[StepPlan], history: History, earlier:
         return f"needs {', '.join(needed[:_MOST_NEEDED])}{more}"
     assert step.work is not None
     there = len(step.work.shards) - len(step.missing)
-    why = _difference(step, step.work, history.newest, earlier.get(step.label))
+    why = _difference(step, step.work, spec, history.newest, earlier.get(step.label))
     return f"{there} of {len(step.work.shards)} shards are there; {why}" if there else why
 
 
@@ -65,7 +66,7 @@ def _needed(step: StepPlan, steps: Sequence[StepPlan]) -> list[str]:
     return [one.label for one in waiting if one.name.partition("/")[0] in writers] or ["what comes before"]
 
 
-def _difference(step: StepPlan, work: Work, newest: EarlierRun | None, before: StepPlan | None) -> str:
+def _difference(step: StepPlan, work: Work, spec: RunSpec, newest: EarlierRun | None, before: StepPlan | None) -> str:
     if newest is None:
         return "no run of this name yet"
     run = newest.record.id
@@ -80,7 +81,7 @@ def _difference(step: StepPlan, work: Work, newest: EarlierRun | None, before: S
     if work.kind == "train":
         names |= {name: f"train.{name}" for name in work.params if name not in (*_MODELS, "seed")}
     found = _differences(before.work.params, work.params, names)
-    found += [_input_changed(step, role, newest) for role in work.inputs if _hashes(work, role) != _hashes(before.work, role)]
+    found += [_input_changed(step, role, spec) for role in work.inputs if _hashes(work, role) != _hashes(before.work, role)]
     return ", ".join(dict.fromkeys(found)) or "the rows are cut into other shards"
 
 
@@ -88,11 +89,11 @@ def _hashes(work: Work, role: str) -> list[str]:
     return [one.file.sha256 for one in work.inputs.get(role, ())]
 
 
-def _input_changed(step: StepPlan, role: str, newest: EarlierRun) -> str:
+def _input_changed(step: StepPlan, role: str, spec: RunSpec) -> str:
     kind = step.name.partition("/")[0]
     artifacts = _STEPS[kind].reads.get(role, (role,)) if kind in _STEPS else (role,)
     if step.iteration <= 1 and artifacts[0] in _DATA:
-        return f"{file_names(getattr(newest.record.spec.data, artifacts[0], ''))} gives other rows"
+        return f"{file_names(getattr(spec.data, artifacts[0], ''))} gives other rows"
     writer = next((_WRITERS[one] for one in artifacts if one in _WRITERS), "what comes before")
     return f"{step.iteration}/{writer} came out differently"
 

@@ -195,12 +195,16 @@ class Trial:
             scores, seconds = _timed(lambda: self._models.score(BASE_MODEL, asked, cancel=self._cancel))
         except errors.NotSupported:  # an endpoint that cannot score: by length
             length = sum(len(one.response.encode()) for one in asked) / max(1, len(asked))
-            self._found.response_tokens, self._found.score_speed = length * self._found.tokens_per_byte, self._found.prompt_speed
+            self._responses_have(length * self._found.tokens_per_byte)
+            self._found.score_speed = self._found.prompt_speed
             return
         written = sum(len(score.tokens) for score in scores)
-        self._found.response_tokens = written / max(1, len(rows))
+        self._responses_have(written / max(1, len(rows)))
         read = len(rows) * self._found.prompt_tokens[PLAIN] + written
         self._found.score_speed = read / seconds
+
+    def _responses_have(self, tokens: float) -> None:
+        self._found.response_tokens = min(max(1.0, tokens), float(self._spec.max_tokens))
 
     def _ask_judge(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         """The row with the most valid answers; where the base model gives none, labeled answers stand in."""
