@@ -34,7 +34,9 @@ def _rows(planned: pb.PlanRunResponse) -> str:
 def _steps(planned: pb.PlanRunResponse) -> str:
     header = ["step", "rows", "calls", "tokens read", "written", "time", "basis", "why"]
     rows = [_step(step_name(one.iteration, one.name), one) for one in planned.planned_steps]
-    return table(header, [*rows, _step("in all", planned.total)])
+    whole = planned.total
+    tokens = f"{_count(whole.prompt_token_count) or 0} tokens read, {_count(whole.output_token_count) or 0} written"
+    return f"{table(header, rows)}\nIn all {duration(whole.seconds)}: {_calls(whole) or 'no calls'}; {tokens}"
 
 
 def _step(name: str, step: pb.PlannedStep) -> list[str]:

@@ -145,7 +145,7 @@ def failed(name: str, error: errors.SemiEvolError) -> Finding:
 
 def _runs(runs: RunStore) -> str:
     states = [run_state(runs.events(record.id)) for record in runs.all()]
-    return f"{len(states)} runs, {states.count('running')} of them unfinished"
+    return f"{len(states)} run{'' if len(states) == 1 else 's'}, {states.count('running')} unfinished"
 
 
 def _store(artifacts: Artifacts) -> str:

@@ -214,9 +214,11 @@ class Trial:
         row = max((one.row for one in self._tried[:_PROMPT_ROWS]), key=lambda row: len(valid[row.id]))
         judged, note = valid[row.id], "Candidates: answers of the base model; in the run they are the collaborators'."
         if len(judged) < 2:
-            nearest = self._references.get(row.id) or self._library
-            texts = [response_text(one, self._task) for one in nearest[:2]]
-            judged = [_candidate(row, self._task, text, FinishReason.STOP) for text in texts]
+            nearest = self._references.get(row.id, [])
+            texts = dict.fromkeys(
+                response_text(one, self._task) for one in [*nearest, *self._library]
+            )  # distinct: else nobody judges
+            judged = [_candidate(row, self._task, text, FinishReason.STOP) for text in list(texts)[:2]]
             note = "Candidates: answers of labeled rows, since the base model gave no two valid ones; in the run they are the collaborators'."
         messages = judge_prompt(row, judged, self._task)
         (answer,) = self._generate([Prompt(row.id, messages)], Sampling(max_tokens=1))
