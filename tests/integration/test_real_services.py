@@ -59,4 +59,4 @@ def test_a_plan_measures_real_tokens_and_shows_the_nearest_labeled_rows(home: Pa
     assert steps["infer/base-0"]["generation_count"] == 20
     assert steps["infer/base-0"]["output_token_count"] <= 20 * 8
     assert planned["total"]["seconds"] > 0
-    assert not list((home / "artifacts" / "steps").glob("*"))
+    assert not list((home / "artifacts").rglob("MANIFEST.json"))

