@@ -80,8 +80,8 @@ def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.S
     begun = [name for name in SERVICES if name in embedded.addresses]
     for name in begun:
         yield Check(name, OK, "starts")
-    if isinstance(error, errors.Busy) and not begun:
-        yield _failed("services", error, seconds)
+    if not begun and (isinstance(error, errors.Busy | errors.StorageError) or error.field == "store"):  # before any of them
+        yield _failed("services" if isinstance(error, errors.Busy) else "store", error, seconds)
         return
     culprit, *untried = [name for name in SERVICES if name not in begun] or ["services"]
     yield _failed(culprit, error, seconds)
