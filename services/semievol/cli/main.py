@@ -31,12 +31,14 @@ COMMANDS = {
     "retry": ("runs:retry", "Continue a failed or cancelled run, or do a part of one again."),
     "runs": ("manage:runs", "List and delete runs."),
     "gc": ("manage:gc", "Delete what no run and no alias needs."),
-    "plan": ("runs:plan", "Show what a run would do, and what is there already."),
+    "plan": ("runs:plan", "Show what a run would do and cost, and what is there already."),
+    "select": ("inspect:select", "Show what another theta would keep."),
+    "explain": ("inspect:explain", "Show everything about one row of a run."),
     "data": ("data:data", "Look at data files, and convert them."),
     "export": ("export:export", "Write what a run trained on, pseudo-labels included, to a file."),
     "models": ("models:models", "Models that runs have made, and their aliases."),
     "generate": ("generate:generate", "Ask a model."),
-    "doctor": ("doctor:doctor", "Check this machine."),
+    "doctor": ("doctor:doctor", "Check this machine and every service."),
     "completion": ("completion:completion", "Print the shell's completion script."),
 }
 

@@ -7,7 +7,7 @@ computes with them, they are shown (`semievol.cli.plain` turns them into JSON va
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,9 @@ _STREAM_DEADLINE_S = 3600.0  # a watch that is older than this is opened anew
 _RECONNECT_S = 60.0  # how long a watch outlives a controller that does not answer
 _UPLOAD_DEADLINE_S = 3600.0
 _GARBAGE_DEADLINE_S = 3600.0
+
+_INSPECT_DEADLINE_S = 600.0
+_PLAN_DEADLINE_S = 1800.0  # a million rows are read in a minute or two; a large model on a CPU may take as long for a few rows
 
 
 class ControllerClient:
@@ -51,8 +54,9 @@ class ControllerClient:
         return response.uri
 
     def plan(self, spec: RunSpec) -> pb.PlanRunResponse:
-        """What a run would do. Starts nothing."""
-        response: pb.PlanRunResponse = self._caller.unary(self._stub.PlanRun, pb.PlanRunRequest(spec=spec_to_wire(spec)))
+        """What a run would do. Starts nothing, but reads the data and tries the services on a few rows."""
+        request = pb.PlanRunRequest(spec=spec_to_wire(spec))
+        response: pb.PlanRunResponse = self._caller.unary(self._stub.PlanRun, request, deadline_s=_PLAN_DEADLINE_S)
         return response
 
     def submit(self, spec: RunSpec) -> pb.Run:
@@ -159,6 +163,26 @@ class ControllerClient:
         request = pb.RollbackModelRequest(alias=alias)
         response: pb.RollbackModelResponse = self._caller.unary(self._stub.RollbackModel, request, idempotent=False)
         return response.alias
+
+    def preview_selection(self, run: str, thetas: Sequence[float], iteration: int = 0) -> pb.PreviewSelectionResponse:
+        """What other percentiles would keep. Raises NotFound, InvalidInput (theta), Conflict (the run has no entropies yet)."""
+        request = pb.PreviewSelectionRequest(run=run, thetas=thetas, iteration=iteration)
+        response: pb.PreviewSelectionResponse = self._caller.unary(
+            self._stub.PreviewSelection, request, deadline_s=_INSPECT_DEADLINE_S
+        )
+        return response
+
+    def explain_row(self, run: str, row_id: str, iteration: int = 0) -> pb.ExplainRowResponse:
+        """Everything that a run knows of one unlabeled row. Raises NotFound (run, row)."""
+        request = pb.ExplainRowRequest(run=run, row_id=row_id, iteration=iteration)
+        response: pb.ExplainRowResponse = self._caller.unary(self._stub.ExplainRow, request, deadline_s=_INSPECT_DEADLINE_S)
+        return response
+
+    def diagnose(self, *, train: bool = False) -> pb.DiagnoseResponse:
+        """Tries every service and the store with one row."""
+        request = pb.DiagnoseRequest(train=train)
+        response: pb.DiagnoseResponse = self._caller.unary(self._stub.Diagnose, request, deadline_s=_PLAN_DEADLINE_S)
+        return response
 
 
 def _pieces(path: Path) -> Iterator[pb.UploadDataRequest]:

@@ -15,13 +15,16 @@ from semievol.common import errors, uploads
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
 from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
+from semievol.controller.diagnosis import Finding, Parts, diagnose
 from semievol.controller.exporting import ExportedRow, exported_iteration, pages
+from semievol.controller.forecast import Forecast, Forecaster
+from semievol.controller.inspection import Inspector
 from semievol.controller.models import models_of, result
-from semievol.controller.plan import Addition, StepPlan, StepState, plan
+from semievol.controller.plan import Addition, StepPlan, StepState
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
 from semievol.controller.registry import Alias, Model
 from semievol.controller.resolve import Resolver
-from semievol.controller.runs import Event, RunRecord, run_id_of, run_state, step_label
+from semievol.controller.runs import Event, RunRecord, run_state, step_label
 from semievol.ports import NEVER, Cancel
 
 log = logging.getLogger(__name__)
@@ -58,9 +61,19 @@ class RunView:
 class Controller:
     """Plans, drives and remembers runs. One per store may drive; any number may look."""
 
-    def __init__(self, surroundings: Surroundings, resolver: Resolver, models_directory: Path | None) -> None:
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        resolver: Resolver,
+        models_directory: Path | None,
+        forecaster: Forecaster,
+        parts: Parts,
+    ) -> None:
         self._world = surroundings
         self._resolver = resolver
+        self._forecaster = forecaster
+        self._parts = parts
+        self.inspector = Inspector(surroundings.artifacts, surroundings.runs)
         self._models_directory = models_directory
         self._drivers: dict[str, RunDriver] = {}
         self._lock = threading.Lock()
@@ -73,14 +86,9 @@ class Controller:
 
     # -------------------------------------------------------------- runs
 
-    def plan_run(self, spec: RunSpec) -> tuple[str, list[StepPlan]]:
-        """(run id, steps as far as they are known). Starts nothing."""
-        resolved = self._resolver.resolve(spec)
-        run_id = run_id_of(spec, resolved)
-        try:
-            return run_id, self._world.runs.load(run_id).plan(self._world.artifacts.manifest)
-        except errors.NotFound:
-            return run_id, plan(spec, resolved, self._world.artifacts.manifest)
+    def plan_run(self, spec: RunSpec, *, cancel: Cancel = NEVER) -> Forecast:
+        """What the run would do. Starts nothing. Raises what intake raises, Conflict (other models are served), Unavailable."""
+        return self._forecaster.forecast(spec, self._resolver.resolve(spec), cancel=cancel)
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
@@ -222,7 +230,7 @@ class Controller:
         """(run id, page of rows that the model of this iteration was trained on; 0: of the last that has selected). Raises NotFound,
         Conflict (nothing is selected yet)."""
         record = self._world.runs.find(name)
-        steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
+        steps = record.plan(self._world.artifacts.manifest)
         wanted = exported_iteration(steps, iteration, record.id)
         warm = {model.iteration: model.name for model in models_of(self._world.artifacts, record, steps) if model.role == "warm"}
         for page in pages(self._world.artifacts, steps, wanted, lambda number: warm.get(number, record.spec.model)):
@@ -249,6 +257,10 @@ class Controller:
         return str(self._world.artifacts.fetch(manifest, self._models_directory / model.name))
 
     # -------------------------------------------------------------- life
+
+    def diagnose(self, *, train: bool = False, cancel: Cancel = NEVER) -> list[Finding]:
+        """Tries every part with one row; what fails is a finding."""
+        return diagnose(self._parts, train=train, cancel=cancel)
 
     def resume_all(self) -> None:
         """Lets every unfinished run go on."""

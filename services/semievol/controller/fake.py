@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+import semievol
 from semievol.common import errors
 from semievol.common.grpc_server import Service
 from semievol.common.runspec import RunSpec
@@ -120,6 +121,40 @@ def example_result(run_id: str, model: pb.Model) -> dict[str, Any]:
     return {"run": run_id, "iterations": [iteration]}
 
 
+def example_plan(run: pb.Run) -> pb.PlanRunResponse:
+    """Of a run that differs from an earlier one in theta: intake is there, the rest is to be done."""
+    warm = pb.PlannedStep(
+        iteration=1, name="warm", reason="theta changed 50 -> 40", row_count=48, update_count=12, seconds=90, basis="trial"
+    )
+    warm.prompt_token_count, warm.output_token_count = 12_000, 480
+    judge = pb.PlannedPrompt(name="judge", row_id="row-1", prompt_token_count=61, note="Candidates: answers of the base model.")
+    judge.messages.add(role="user", content="Question: Which?")
+    return pb.PlanRunResponse(
+        run_id=run.id,
+        steps=run.steps,
+        rows=[pb.PlannedRows(role="labeled", file="labeled.csv", row_count=48, duplicate_count=1)],
+        planned_steps=[pb.PlannedStep(name="intake", reused=True, reason="made by demo-0", row_count=348), warm],
+        total=pb.PlannedStep(update_count=12, prompt_token_count=12_000, output_token_count=480, seconds=90),
+        prompts=[judge],
+        compared_run="demo-0",
+        changes=["theta changed 50 -> 40"],
+        notes=["Tokens: measured on 8 rows."],
+    )
+
+
+def example_explanation(run_id: str) -> pb.ExplainRowResponse:
+    """Of a row whose candidates disagree, which was judged and kept."""
+    found = pb.ExplainRowResponse(run_id=run_id, iteration=1, row_id="row-1", question="Which?", options=["this", "that"])
+    found.references.add(row_id="labeled-1", question="Which one?", response="Answer: A")
+    found.candidates.add(collaborator="warm-0", text="Answer: A", answer="A", entropy=0.1)
+    found.candidates.add(collaborator="base-1", text="", no_answer="empty")
+    found.decision, found.answer, found.response, found.agreement = "judged", "A", "Answer: A", 0.5
+    found.transcript.add(role="user", content="Weigh them.")
+    found.transcript.add(role="assistant", content="Answer: A")
+    found.entropy, found.threshold, found.fate = 0.1, 0.2, "kept"
+    return found
+
+
 class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
     """See the module's docstring. `drop_watch_after`: the first watch breaks off with UNAVAILABLE after so many events."""
 
@@ -139,6 +174,9 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.added: list[str] = []
         self.retried: list[str] = []  # `from_step` of each retry
         self.garbage = 3  # objects
+
+        self.version = semievol.__version__
+        self.findings = [pb.Finding(name="store", status=pb.FINDING_STATUS_OK, message="works", seconds=0.1)]
         self.hold_watch = False  # True: watches stay silent
         self.watching = 0
         self._drop_watch_after = drop_watch_after
@@ -156,8 +194,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         return pb.UploadDataResponse(uri=uri, size_bytes=len(data))
 
     async def PlanRun(self, request: pb.PlanRunRequest, context: Context) -> pb.PlanRunResponse:
-        run = self.script(spec_from_wire(request.spec)).run
-        return pb.PlanRunResponse(run_id=run.id, steps=run.steps)
+        return example_plan(self.script(spec_from_wire(request.spec)).run)
 
     async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
         spec = spec_from_wire(request.spec)
@@ -261,6 +298,25 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
             raise errors.Conflict(f"Alias {request.alias!r} pointed at no other model before.")
         self.aliases[request.alias].pop(0)
         return pb.RollbackModelResponse(alias=self._alias(request.alias))
+
+    async def PreviewSelection(self, request: pb.PreviewSelectionRequest, context: Context) -> pb.PreviewSelectionResponse:
+        """theta % of 200 rows, of which the better half of the kept is right."""
+        run = self._find(request.run).run
+        previews = [
+            pb.SelectionPreview(theta=theta, threshold=theta / 100, selected_count=round(2 * theta), pseudo_label_accuracy=0.5)
+            for theta in request.thetas
+        ]
+        return pb.PreviewSelectionResponse(run_id=run.id, iteration=1, theta=50, previews=previews, row_count=200)
+
+    async def ExplainRow(self, request: pb.ExplainRowRequest, context: Context) -> pb.ExplainRowResponse:
+        """Of `row-1`, the only row there is."""
+        run = self._find(request.run).run
+        if request.row_id != "row-1":
+            raise errors.NotFound(f"The run {run.id} has no unlabeled row {request.row_id!r}.", field="row_id")
+        return example_explanation(run.id)
+
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
+        return pb.DiagnoseResponse(findings=self.findings, version=self.version)
 
     def _find(self, name: str) -> ScriptedRun:
         for scripted in self.runs.values():

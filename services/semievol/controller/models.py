@@ -113,7 +113,10 @@ def _report(artifacts: Artifacts, step: StepPlan) -> dict[str, Any]:
 
 def work_seconds(artifacts: Artifacts, step: StepPlan) -> float:
     """Work time of the attempts that published; for a reused step, what it took when it was made."""
-    if step.work is None:
-        return 0.0
-    records = artifacts.attempts(step.work.key)
+    return published_seconds(artifacts, step.work.key) if step.work else 0.0
+
+
+def published_seconds(artifacts: Artifacts, key: str) -> float:
+    """Of the attempts under a key."""
+    records = artifacts.attempts(key)
     return round(sum(float(record["seconds"]) for record in records if record.get("published", True)), 3)

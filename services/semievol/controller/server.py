@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
@@ -13,6 +15,9 @@ from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
 from semievol.controller.core import Controller
+from semievol.controller.diagnosis import Parts
+from semievol.controller.forecast import Forecaster
+from semievol.controller.preview import Outputs
 from semievol.controller.reconcile import Surroundings
 from semievol.controller.registry import Registry
 from semievol.controller.resolve import Resolver
@@ -23,7 +28,10 @@ from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
 from semievol.launchers.inline import InlineLauncher
 from semievol.launchers.subprocess import SubprocessLauncher
-from semievol.ports import AdapterHost, Embedder, Launcher, Trainer
+from semievol.ports import Cancel, Embedder, Judge, Launcher, Trainer, VectorIndex
+
+if TYPE_CHECKING:
+    from semievol.client.generation import GenerationClient
 
 
 def launcher(settings: ControllerSettings) -> Launcher:
@@ -44,7 +52,7 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         return TrainingClient(_address(addresses, "training"))
 
     @functools.cache
-    def generation() -> AdapterHost:
+    def generation() -> GenerationClient:
         from semievol.client.generation import GenerationClient
 
         return GenerationClient(_address(addresses, "generation"))
@@ -55,10 +63,30 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
 
         return EmbeddingClient(_address(addresses, "embedding"))
 
+    @functools.cache
+    def retrieval() -> VectorIndex:
+        from semievol.client.retrieval import RetrievalClient
+
+        return RetrievalClient(_address(addresses, "retrieval"))
+
+    @functools.cache
+    def judging() -> Judge:
+        from semievol.client.judging import JudgingClient
+
+        return JudgingClient(_address(addresses, "judging"))
+
+    def intake(params: Mapping[str, Any], cancel: Cancel) -> Outputs:
+        from semievol.steps import intake as step
+        from semievol.steps.context import Services, StepContext
+
+        with tempfile.TemporaryDirectory(prefix="semievol-plan-") as scratch:
+            return step.run(StepContext(artifacts, Services({}), params, {}, None, cancel, lambda progress: None, Path(scratch)))
+
+    runs = RunStore(store)
     surroundings = Surroundings(
         artifacts=artifacts,
         store_uri=settings.store,
-        runs=RunStore(store),
+        runs=runs,
         registry=Registry(store),
         launcher=jobs,
         trainer=trainer,
@@ -67,7 +95,9 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         max_attempts=settings.max_attempts,
         poll_s=settings.poll_s,
     )
-    return Controller(surroundings, Resolver(generation, embedding), settings.models_directory)
+    forecaster = Forecaster(artifacts, runs, intake, generation, embedding, retrieval)
+    parts = Parts(artifacts, runs, embedding, retrieval, generation, judging, trainer)
+    return Controller(surroundings, Resolver(generation, embedding), settings.models_directory, forecaster, parts)
 
 
 def service(settings: ControllerSettings, core: Controller) -> Service:

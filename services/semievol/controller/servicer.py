@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import semievol
 from semievol.common import errors
 from semievol.common.grpc_server import Context, Workers
-from semievol.controller import wire
+from semievol.controller import inspection_wire, wire
 from semievol.controller.core import Controller
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
@@ -34,8 +35,8 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         return pb.UploadDataResponse(uri=uri, size_bytes=size)
 
     async def PlanRun(self, request: pb.PlanRunRequest, context: Context) -> pb.PlanRunResponse:
-        run_id, steps = await self._workers.run(self._core.plan_run, wire.spec_from_wire(request.spec))
-        return pb.PlanRunResponse(run_id=run_id, steps=map(wire.planned_step_to_wire, steps))
+        planned = await self._watchers.run_cancellable(self._core.plan_run, wire.spec_from_wire(request.spec))
+        return inspection_wire.forecast_to_wire(planned)
 
     async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
         return pb.SubmitRunResponse(
@@ -96,6 +97,18 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:
         alias = await self._workers.run(self._core.rollback, request.alias)
         return pb.RollbackModelResponse(alias=wire.alias_to_wire(alias))
+
+    async def PreviewSelection(self, request: pb.PreviewSelectionRequest, context: Context) -> pb.PreviewSelectionResponse:
+        found = await self._watchers.run(self._core.inspector.preview, request.run, request.thetas, request.iteration)
+        return inspection_wire.previews_to_wire(found)
+
+    async def ExplainRow(self, request: pb.ExplainRowRequest, context: Context) -> pb.ExplainRowResponse:
+        found = await self._watchers.run(self._core.inspector.explain, request.run, request.row_id, request.iteration)
+        return inspection_wire.explanation_to_wire(found)
+
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
+        findings = await self._watchers.run_cancellable(self._core.diagnose, train=request.train)
+        return pb.DiagnoseResponse(findings=map(inspection_wire.finding_to_wire, findings), version=semievol.__version__)
 
     def _list_models(self) -> pb.ListModelsResponse:
         models, aliases = self._core.models()

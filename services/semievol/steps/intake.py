@@ -32,7 +32,8 @@ def run(step: StepContext) -> dict[str, bytes]:
     gold = sets["unlabeled"].answers
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
-    return outputs | {"intake.json": canonical_json(_summary(sets))}
+    held = {"held_out": len(rows["dev"])} if "holdout" in step.params else {}
+    return outputs | {"intake.json": canonical_json(_summary(sets) | held)}
 
 
 def load_upload(step: StepContext, role: str, uri: str) -> DataSet:

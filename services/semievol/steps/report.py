@@ -6,9 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from semievol.algorithm.answers import canonical_answer, equal
-from semievol.algorithm.statistics import paired_gain, wilson
-from semievol.algorithm.types import Answer, Decision, Verdict
+from semievol.algorithm.statistics import paired_gain, pseudo_label_accuracy, wilson
+from semievol.algorithm.types import Decision, Verdict
 from semievol.common.keys import canonical_json
 from semievol.steps import records
 from semievol.steps.context import StepContext
@@ -64,14 +63,8 @@ def _gain(before: list[bool] | None, after: list[bool] | None, seed: int) -> dic
 
 
 def _pseudo_label_accuracy(step: StepContext, verdicts: dict[str, Verdict], selected: list[str]) -> float | None:
-    """Share of the selected rows whose pseudo-label is right; None unless the unlabeled file carried answers (trap 6)."""
     gold = {record["id"]: record["answer"] for record in step.lines("gold")}
     if not gold:
         return None
     rows = {record["id"]: records.row_from_record(record) for record in step.lines("unlabeled") if record["id"] in verdicts}
-    flags = []
-    for row_id in selected:
-        answer, true = verdicts[row_id].answer, canonical_answer(gold.get(row_id, ""), rows[row_id], step.task)
-        if true is not None and isinstance(answer, Answer):
-            flags.append(equal(answer, true, step.task))
-    return sum(flags) / len(flags) if flags else None
+    return pseudo_label_accuracy(selected, verdicts, gold, rows, step.task)

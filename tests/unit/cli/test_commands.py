@@ -337,7 +337,7 @@ def test_data_check_warns_of_test_rows_that_are_trained_on(invoke: Invoke, run_f
     assert "Warning: 4 rows occur in labeled and in test" in result.stdout
 
 
-# ---------------------------------------------------------------- init, doctor, completion
+# ---------------------------------------------------------------- init, completion
 
 
 def test_init_does_not_overwrite_without_force(invoke: Invoke, tmp_path: Path) -> None:
@@ -348,15 +348,6 @@ def test_init_does_not_overwrite_without_force(invoke: Invoke, tmp_path: Path) -
     assert path.read_text() == "mine"
     assert invoke("init", path, "--force").exit_code == 0
     assert path.read_text() != "mine"
-
-
-def test_doctor_reports_every_check(invoke: Invoke, home: Path) -> None:
-    result = invoke("doctor", "--home", home, "--json")
-    report = json.loads(result.stdout)
-    assert result.exit_code == (0 if report["ok"] else 69)
-    assert {"python", "embedding", "retrieval", "generation", "training", "home", "disk", "memory", "cpu"} <= {
-        check["name"] for check in report["checks"]
-    }
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

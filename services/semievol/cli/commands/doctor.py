@@ -1,29 +1,82 @@
-"""`semievol doctor`: is this machine fit, and what is missing."""
+"""`semievol doctor`: does everything work, and if not, what is wrong and what to do."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from semievol.cli import output
-from semievol.cli.options import home_option, json_option
+from semievol.cli.options import Target, json_option, target_options
+
+if TYPE_CHECKING:
+    from semievol.cli.checks import Check
 
 
-@click.command(short_help="Check this machine.")
-@home_option
+@click.command(short_help="Check this machine and every service.")
+@click.option(
+    "-f",
+    "--file",
+    "run_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Start the services with the models of this run file.",
+)
+@click.option("--train", is_flag=True, help="Train one update, too; it takes longest.")
+@click.option("--local", is_flag=True, help="Look at this machine alone: start and ask no service.")
+@target_options
 @json_option
-def doctor(home: Path, as_json: bool) -> None:
-    """Check this machine: Python, the packages of each room, disk, memory, processor, models. Exit code 69 if a run cannot work here."""
-    from semievol.cli.checks import FAIL, check_all
+def doctor(run_file: Path | None, train: bool, local: bool, target: Target, as_json: bool) -> None:
+    """Check this machine and every service, with one row through each: embed, search, generate, score, judge.
 
-    checks = check_all(home)
-    failed = any(check.status == FAIL for check in checks)
+    Uses the services at --address, or the running ones of --home; without any it starts them for this, which prepares the model. One line a
+    finding: ok, warning or failed, what was found, what to do. Exit code 0 unless something failed, then that of the worst: 77 not
+    allowed, 74 disk or store, 69 a part is missing or down.
+    """
+    from semievol.cli.checks import FAIL, WARN, worst
+
+    found = []
+    for check in _checks(run_file, target, train=train, local=local):
+        found.append(check)
+        if not as_json:
+            output.data(_line(check))
+    failed, warned = (sum(check.status == status for check in found) for status in (FAIL, WARN))
     if as_json:
-        body = [{"name": check.name, "status": check.status, "message": check.message} for check in checks]
-        output.json_line({"ok": not failed, "checks": body})
+        names = ("name", "status", "message", "advice", "seconds", "exit_code")
+        output.json_line({"ok": not failed, "checks": [{name: getattr(check, name) for name in names} for check in found]})
     else:
-        output.data(output.table(["check", "status", "what"], [[check.name, check.status, check.message] for check in checks]))
+        output.note(f"{len(found)} findings: {failed} failed, {warned} warnings.")
     if failed:
-        sys.exit(69)
+        sys.exit(worst(found))
+
+
+def _checks(run_file: Path | None, target: Target, *, train: bool, local: bool) -> Iterator[Check]:
+    """As they come: starting a model takes its time."""
+    from semievol.cli import checks
+
+    spec = None
+    if run_file is not None:
+        from semievol.cli.runfiles import read_run_file
+
+        spec = read_run_file(run_file)
+    seen = []
+    for check in checks.client() if target.address else checks.machine(target.home):
+        seen.append(check)
+        yield check
+    if local:
+        return
+    if any(check.name == "home" and check.status == checks.FAIL for check in seen):
+        yield checks.Check("services", checks.WARN, "not tried", "mend the home first")
+        return
+    from semievol.cli.servicechecks import Models, services
+
+    models = Models(spec.model, spec.embedding) if spec else Models()
+    yield from services(target, models, train=train)
+
+
+def _line(check: Check) -> str:
+    time = f" ({output.duration(check.seconds)})" if check.seconds >= 0.05 else ""
+    advice = f"; {check.advice}" if check.advice else ""
+    return f"{check.status:<7}  {check.name}: {check.message}{time}{advice}"

@@ -226,17 +226,19 @@ def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
     show_result(ended, as_json=as_json)
 
 
-@click.command(short_help="Show what a run would do, and what is there already.")
+@click.command(short_help="Show what a run would do and cost, and what is there already.")
 @run_file_option
 @target_options
 @json_option
 def plan(run_file: Path, target: Target, as_json: bool) -> None:
-    """Show the steps that a run would take, and which of them are made already. Starts nothing, though it stores the data files.
+    """Show what a run would do: rows, calls, estimated tokens and time of every step, what is there already and why the rest is not,
+    and the prompts.
 
-    Without running services they are started for this, since what is there already depends on the models.
+    Starts no run, though it stores the data files and tries the models on a few rows. Without running services they are started for this.
     """
     from semievol.cli import plain
     from semievol.cli.connect import suite
+    from semievol.cli.planreport import plan_text
     from semievol.cli.runfiles import announce, check_rows, read_run_file, uploaded
     from semievol.client.controller import ControllerClient
 
@@ -251,4 +253,4 @@ def plan(run_file: Path, target: Target, as_json: bool) -> None:
     if as_json:
         output.json_line(plain.message(planned))
     else:
-        output.data(f"Run {planned.run_id}\n\n{_steps_table(planned.steps)}")
+        output.data(plan_text(planned))

@@ -58,6 +58,34 @@ STATE_CANCELLED: State.ValueType  # 5
 """Ended by CancelRun."""
 Global___State: _TypeAlias = State  # noqa: Y015
 
+class _FindingStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_STATUS_UNSPECIFIED: _FindingStatus.ValueType  # 0
+    """Never sent."""
+    FINDING_STATUS_OK: _FindingStatus.ValueType  # 1
+    """It works."""
+    FINDING_STATUS_WARNING: _FindingStatus.ValueType  # 2
+    """It works, but something about it will hurt."""
+    FINDING_STATUS_FAILED: _FindingStatus.ValueType  # 3
+    """It does not work."""
+
+class FindingStatus(_FindingStatus, metaclass=_FindingStatusEnumTypeWrapper):
+    """How a part is."""
+
+FINDING_STATUS_UNSPECIFIED: FindingStatus.ValueType  # 0
+"""Never sent."""
+FINDING_STATUS_OK: FindingStatus.ValueType  # 1
+"""It works."""
+FINDING_STATUS_WARNING: FindingStatus.ValueType  # 2
+"""It works, but something about it will hurt."""
+FINDING_STATUS_FAILED: FindingStatus.ValueType  # 3
+"""It does not work."""
+Global___FindingStatus: _TypeAlias = FindingStatus  # noqa: Y015
+
 @_typing.final
 class UploadDataRequest(_message.Message):
     """A piece of a data file."""
@@ -1019,25 +1047,229 @@ class PlanRunResponse(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    PLANNED_STEPS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    COMPARED_RUN_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    OVERLAPS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id that the run would have."""
+    compared_run: _builtins.str
+    """The newest run of the same name; empty if there is none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepStatus]:
         """Its steps, in order, as far as they are known."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRows]:
+        """The rows of each data file, in the order labeled, unlabeled, test, dev."""
+
+    @_builtins.property
+    def planned_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]:
+        """What each step would do, in order, those of later iterations included, whose row counts are estimates."""
+
+    @_builtins.property
+    def total(self) -> Global___PlannedStep:
+        """The sums over `planned_steps`; `name` and `reason` are empty."""
+
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedPrompt]:
+        """What models would be shown: one prompt for each configuration of collaborators, then the judge's."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How this spec differs from that run: "theta changed 50 -> 40", "labeled.csv changed"."""
+
+    @_builtins.property
+    def overlaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rows that occur in more than one place, in words."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the estimates rest on, in words."""
 
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         steps: _abc.Iterable[Global___StepStatus] | None = ...,
+        rows: _abc.Iterable[Global___PlannedRows] | None = ...,
+        planned_steps: _abc.Iterable[Global___PlannedStep] | None = ...,
+        total: Global___PlannedStep | None = ...,
+        prompts: _abc.Iterable[Global___PlannedPrompt] | None = ...,
+        compared_run: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        overlaps: _abc.Iterable[_builtins.str] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "compared_run", b"compared_run", "notes", b"notes", "overlaps", b"overlaps", "planned_steps", b"planned_steps", "prompts", b"prompts", "rows", b"rows", "run_id", b"run_id", "steps", b"steps", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanRunResponse: _TypeAlias = PlanRunResponse  # noqa: Y015
+
+@_typing.final
+class PlannedRows(_message.Message):
+    """One data file as intake takes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    BAD_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """"labeled", "unlabeled", "test" or "dev"."""
+    file: _builtins.str
+    """The file's name."""
+    row_count: _builtins.int
+    """Rows that would be used."""
+    bad_count: _builtins.int
+    """Rows that would be left out (`bad_rows: quarantine`)."""
+    duplicate_count: _builtins.int
+    """Rows whose question and options occurred before in this file; they are used."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        file: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        bad_count: _builtins.int = ...,
+        duplicate_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_count", b"bad_count", "duplicate_count", b"duplicate_count", "file", b"file", "role", b"role", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRows: _TypeAlias = PlannedRows  # noqa: Y015
+
+@_typing.final
+class PlannedStep(_message.Message):
+    """What one step would do. Counts are 0 where nothing of the kind is done, and for a step that is reused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    GENERATION_COUNT_FIELD_NUMBER: _builtins.int
+    SCORE_COUNT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_COUNT_FIELD_NUMBER: _builtins.int
+    SEARCH_COUNT_FIELD_NUMBER: _builtins.int
+    UPDATE_COUNT_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    iteration: _builtins.int
+    """Iteration, from 1; 0 for intake and for the sums."""
+    name: _builtins.str
+    """`infer/warm-2`."""
+    reused: _builtins.bool
+    """Whether it needs no work."""
+    reason: _builtins.str
+    """Why it is reused or not: "made by colours-1a2b3c4d", "theta changed 50 -> 40", "needs 1/warm"."""
+    row_count: _builtins.int
+    """Rows that it reads."""
+    generation_count: _builtins.int
+    """Replies that models write."""
+    score_count: _builtins.int
+    """Responses that a model scores."""
+    embedding_count: _builtins.int
+    """Texts that are embedded."""
+    search_count: _builtins.int
+    """Searches for the nearest rows."""
+    update_count: _builtins.int
+    """Optimiser steps."""
+    prompt_token_count: _builtins.int
+    """Tokens that models read; in training, those of all examples in all epochs. An estimate."""
+    output_token_count: _builtins.int
+    """Tokens that models write or score. An estimate."""
+    seconds: _builtins.float
+    """Work time. An estimate."""
+    basis: _builtins.str
+    """What `seconds` rests on: "run colours-1a2b3c4d" (as fast as there), "trial" (a few rows, now), "assumed"; empty where nothing is to be done."""
+    def __init__(
+        self,
+        *,
+        iteration: _builtins.int = ...,
+        name: _builtins.str = ...,
+        reused: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        generation_count: _builtins.int = ...,
+        score_count: _builtins.int = ...,
+        embedding_count: _builtins.int = ...,
+        search_count: _builtins.int = ...,
+        update_count: _builtins.int = ...,
+        prompt_token_count: _builtins.int = ...,
+        output_token_count: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "embedding_count", b"embedding_count", "generation_count", b"generation_count", "iteration", b"iteration", "name", b"name", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "reason", b"reason", "reused", b"reused", "row_count", b"row_count", "score_count", b"score_count", "search_count", b"search_count", "seconds", b"seconds", "update_count", b"update_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedStep: _TypeAlias = PlannedStep  # noqa: Y015
+
+@_typing.final
+class PlannedPrompt(_message.Message):
+    """A prompt as a model would be shown it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    REFERENCE_IDS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The configuration of collaborators (`warm-2`), or "judge"."""
+    row_id: _builtins.str
+    """The unlabeled row that is asked about."""
+    prompt_token_count: _builtins.int
+    """Its length, measured; 0 where it was not measured."""
+    note: _builtins.str
+    """What is not as it will be ("The candidates are answers of the base model."); empty where all is."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Message]:
+        """Rendered messages."""
+
+    @_builtins.property
+    def reference_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labeled rows that it shows, nearest first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        row_id: _builtins.str = ...,
+        messages: _abc.Iterable[_chat_pb2.Message] | None = ...,
+        prompt_token_count: _builtins.int = ...,
+        reference_ids: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "name", b"name", "note", b"note", "prompt_token_count", b"prompt_token_count", "reference_ids", b"reference_ids", "row_id", b"row_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedPrompt: _TypeAlias = PlannedPrompt  # noqa: Y015
 
 @_typing.final
 class SubmitRunRequest(_message.Message):
@@ -1892,3 +2124,409 @@ class RollbackModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackModelResponse: _TypeAlias = RollbackModelResponse  # noqa: Y015
+
+@_typing.final
+class PreviewSelectionRequest(_message.Message):
+    """Asks what another theta would keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    THETAS_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Its id or name."""
+    iteration: _builtins.int
+    """Iteration, from 1; 0 means the last one that has entropies."""
+    @_builtins.property
+    def thetas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The percentiles to try, each from 0 to 100; at least one, at most 101."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        thetas: _abc.Iterable[_builtins.float] | None = ...,
+        iteration: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "run", b"run", "thetas", b"thetas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewSelectionRequest: _TypeAlias = PreviewSelectionRequest  # noqa: Y015
+
+@_typing.final
+class PreviewSelectionResponse(_message.Message):
+    """What each theta would keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    THETA_FIELD_NUMBER: _builtins.int
+    PREVIEWS_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    EXCLUDED_COUNT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    iteration: _builtins.int
+    """The iteration."""
+    theta: _builtins.float
+    """The run's own theta."""
+    row_count: _builtins.int
+    """Unlabeled rows in all."""
+    excluded_count: _builtins.int
+    """Rows without a valid answer or without a finite entropy, which no theta keeps."""
+    @_builtins.property
+    def previews(self) -> _containers.RepeatedCompositeFieldContainer[Global___SelectionPreview]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        iteration: _builtins.int = ...,
+        theta: _builtins.float = ...,
+        previews: _abc.Iterable[Global___SelectionPreview] | None = ...,
+        row_count: _builtins.int = ...,
+        excluded_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_count", b"excluded_count", "iteration", b"iteration", "previews", b"previews", "row_count", b"row_count", "run_id", b"run_id", "theta", b"theta"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewSelectionResponse: _TypeAlias = PreviewSelectionResponse  # noqa: Y015
+
+@_typing.final
+class SelectionPreview(_message.Message):
+    """What one theta would keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THETA_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    SELECTED_COUNT_FIELD_NUMBER: _builtins.int
+    PSEUDO_LABEL_ACCURACY_FIELD_NUMBER: _builtins.int
+    theta: _builtins.float
+    """The percentile."""
+    threshold: _builtins.float
+    """tau of Eq. 7, nats per token; not set if no row has a finite entropy."""
+    selected_count: _builtins.int
+    """Rows that are kept."""
+    pseudo_label_accuracy: _builtins.float
+    """Share of the kept rows whose pseudo-label is right, 0 to 1; not set unless the unlabeled file carries answers."""
+    def __init__(
+        self,
+        *,
+        theta: _builtins.float = ...,
+        threshold: _builtins.float | None = ...,
+        selected_count: _builtins.int = ...,
+        pseudo_label_accuracy: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pseudo_label_accuracy", b"_pseudo_label_accuracy", "_threshold", b"_threshold", "pseudo_label_accuracy", b"pseudo_label_accuracy", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pseudo_label_accuracy", b"_pseudo_label_accuracy", "_threshold", b"_threshold", "pseudo_label_accuracy", b"pseudo_label_accuracy", "selected_count", b"selected_count", "theta", b"theta", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pseudo_label_accuracy: _TypeAlias = _typing.Literal["pseudo_label_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__pseudo_label_accuracy: _TypeAlias = _typing.Literal["_pseudo_label_accuracy", b"_pseudo_label_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pseudo_label_accuracy) -> _WhichOneofReturnType__pseudo_label_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___SelectionPreview: _TypeAlias = SelectionPreview  # noqa: Y015
+
+@_typing.final
+class ExplainRowRequest(_message.Message):
+    """Asks about one row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """The run's id or name."""
+    row_id: _builtins.str
+    """The row's id."""
+    iteration: _builtins.int
+    """Iteration, from 1; 0 means the last one that has the row."""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        row_id: _builtins.str = ...,
+        iteration: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "row_id", b"row_id", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRowRequest: _TypeAlias = ExplainRowRequest  # noqa: Y015
+
+@_typing.final
+class ExplainRowResponse(_message.Message):
+    """What a run knows of one row. Fields of steps that are not done yet are empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    FATE_FIELD_NUMBER: _builtins.int
+    TRUE_ANSWER_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    iteration: _builtins.int
+    """The iteration."""
+    row_id: _builtins.str
+    """The row's id."""
+    question: _builtins.str
+    """The question."""
+    decision: _builtins.str
+    """"unanimous", "judged" or "none"."""
+    answer: _builtins.str
+    """The pseudo-label in canonical form: a letter, a number, folded text."""
+    response: _builtins.str
+    """The pseudo-label as it is trained on."""
+    agreement: _builtins.float
+    """Share of the candidates that agree with it, 0 to 1."""
+    entropy: _builtins.float
+    """H, nats per token; not set where there is none."""
+    threshold: _builtins.float
+    """tau, nats per token; not set where there is none."""
+    fate: _builtins.str
+    """"kept", "above_threshold", "no_answer" or "no_entropy"; empty before selection."""
+    true_answer: _builtins.str
+    """The true answer, where the unlabeled file carries it."""
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its options, in order."""
+
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedReference]:
+        """The labeled rows that prompts showed, nearest first."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedCandidate]:
+        """What each collaborator answered."""
+
+    @_builtins.property
+    def transcript(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Message]:
+        """What the judge was shown and what it replied; empty where it was not asked."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        iteration: _builtins.int = ...,
+        row_id: _builtins.str = ...,
+        question: _builtins.str = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
+        references: _abc.Iterable[Global___ExplainedReference] | None = ...,
+        candidates: _abc.Iterable[Global___ExplainedCandidate] | None = ...,
+        decision: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        response: _builtins.str = ...,
+        agreement: _builtins.float = ...,
+        transcript: _abc.Iterable[_chat_pb2.Message] | None = ...,
+        entropy: _builtins.float | None = ...,
+        threshold: _builtins.float | None = ...,
+        fate: _builtins.str = ...,
+        true_answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "_threshold", b"_threshold", "entropy", b"entropy", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "_threshold", b"_threshold", "agreement", b"agreement", "answer", b"answer", "candidates", b"candidates", "decision", b"decision", "entropy", b"entropy", "fate", b"fate", "iteration", b"iteration", "options", b"options", "question", b"question", "references", b"references", "response", b"response", "row_id", b"row_id", "run_id", b"run_id", "threshold", b"threshold", "transcript", b"transcript", "true_answer", b"true_answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___ExplainRowResponse: _TypeAlias = ExplainRowResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedReference(_message.Message):
+    """A labeled row that was shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    row_id: _builtins.str
+    """Its id."""
+    question: _builtins.str
+    """Its question."""
+    response: _builtins.str
+    """Its response as it was shown."""
+    def __init__(
+        self,
+        *,
+        row_id: _builtins.str = ...,
+        question: _builtins.str = ...,
+        response: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question", "response", b"response", "row_id", b"row_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedReference: _TypeAlias = ExplainedReference  # noqa: Y015
+
+@_typing.final
+class ExplainedCandidate(_message.Message):
+    """One collaborator's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLABORATOR_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    NO_ANSWER_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    collaborator: _builtins.str
+    """`warm-2`."""
+    text: _builtins.str
+    """What it wrote."""
+    answer: _builtins.str
+    """The answer in canonical form; empty if there is none."""
+    no_answer: _builtins.str
+    """Why there is none: "empty", "truncated", "unparseable", "timeout", "refused"."""
+    entropy: _builtins.float
+    """Mean negative log-likelihood of its tokens as it wrote them, nats; not set for an empty text."""
+    def __init__(
+        self,
+        *,
+        collaborator: _builtins.str = ...,
+        text: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        no_answer: _builtins.str = ...,
+        entropy: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "entropy", b"entropy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "answer", b"answer", "collaborator", b"collaborator", "entropy", b"entropy", "no_answer", b"no_answer", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
+
+Global___ExplainedCandidate: _TypeAlias = ExplainedCandidate  # noqa: Y015
+
+@_typing.final
+class DiagnoseRequest(_message.Message):
+    """Asks whether everything works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    train: _builtins.bool
+    """Train one update, too, which takes longest."""
+    def __init__(
+        self,
+        *,
+        train: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseRequest: _TypeAlias = DiagnoseRequest  # noqa: Y015
+
+@_typing.final
+class DiagnoseResponse(_message.Message):
+    """What was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of the package that answers: a command line of another one may know other fields."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """One for each part, in order."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseResponse: _TypeAlias = DiagnoseResponse  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """One part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"embedding", "store"."""
+    status: Global___FindingStatus.ValueType
+    """How it is."""
+    message: _builtins.str
+    """What was found."""
+    advice: _builtins.str
+    """What to do about it; empty if nothing."""
+    seconds: _builtins.float
+    """How long the trial took."""
+    exit_code: _builtins.int
+    """Exit code (semievol.common.errors) that stands for the failure; 0 if it has not failed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        status: Global___FindingStatus.ValueType = ...,
+        message: _builtins.str = ...,
+        advice: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        exit_code: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "exit_code", b"exit_code", "message", b"message", "name", b"name", "seconds", b"seconds", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015

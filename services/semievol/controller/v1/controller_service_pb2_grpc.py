@@ -115,6 +115,21 @@ class ControllerServiceStub:
                 request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelRequest.SerializeToString,
                 response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelResponse.FromString,
                 _registered_method=True)
+        self.PreviewSelection = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/PreviewSelection',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionResponse.FromString,
+                _registered_method=True)
+        self.ExplainRow = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/ExplainRow',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowResponse.FromString,
+                _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/semievol.controller.v1.ControllerService/Diagnose',
+                request_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
 
 
 class ControllerServiceServicer:
@@ -129,7 +144,9 @@ class ControllerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PlanRun(self, request, context):
-        """What a run would do: steps, what is there already, what is missing. Starts nothing. A bad spec: INVALID_ARGUMENT names the key.
+        """What a run would do: rows, steps, what is there already and why the rest is not, calls, tokens, time, prompts. Starts no run, but
+        reads the data and tries the services on a few rows, which takes seconds. A bad spec: INVALID_ARGUMENT names the key; bad data rows,
+        models not as asked for, and a service that is down: as SubmitRun and its steps would say it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,6 +252,28 @@ class ControllerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewSelection(self, request, context):
+        """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
+        has not got so far: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRow(self, request, context):
+        """Everything that a run knows of one unlabeled row. Unknown run or row: NOT_FOUND; a run that has not got so far: what it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diagnose(self, request, context):
+        """Tries every service and the artifact store with one row, and says what was found. Never fails because a part does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -317,6 +356,21 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.RollbackModel,
                     request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelRequest.FromString,
                     response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'PreviewSelection': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSelection,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionResponse.SerializeToString,
+            ),
+            'ExplainRow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRow,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseRequest.FromString,
+                    response_serializer=semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -752,6 +806,87 @@ class ControllerService:
             '/semievol.controller.v1.ControllerService/RollbackModel',
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelRequest.SerializeToString,
             semievol_dot_controller_dot_v1_dot_controller__service__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSelection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/PreviewSelection',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.PreviewSelectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/ExplainRow',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.ExplainRowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.controller.v1.ControllerService/Diagnose',
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseRequest.SerializeToString,
+            semievol_dot_controller_dot_v1_dot_controller__service__pb2.DiagnoseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,10 @@ class ControllerServiceStub:
     UploadData: _grpc.StreamUnaryMultiCallable[_controller_service_pb2.UploadDataRequest, _controller_service_pb2.UploadDataResponse]
     """Stores a data file and says how to name it in a spec. The first message has the name, the others bytes; the same bytes give the same URI."""
     PlanRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PlanRunRequest, _controller_service_pb2.PlanRunResponse]
-    """What a run would do: steps, what is there already, what is missing. Starts nothing. A bad spec: INVALID_ARGUMENT names the key."""
+    """What a run would do: rows, steps, what is there already and why the rest is not, calls, tokens, time, prompts. Starts no run, but
+    reads the data and tries the services on a few rows, which takes seconds. A bad spec: INVALID_ARGUMENT names the key; bad data rows,
+    models not as asked for, and a service that is down: as SubmitRun and its steps would say it.
+    """
     SubmitRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.SubmitRunRequest, _controller_service_pb2.SubmitRunResponse]
     """Starts or continues a run. Bad data rows: INVALID_ARGUMENT with one violation per `file:line`. Models not as asked for: FAILED_PRECONDITION."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.GetRunRequest, _controller_service_pb2.GetRunResponse]
@@ -69,6 +72,14 @@ class ControllerServiceStub:
     """Points an alias at a model. Unknown model: NOT_FOUND."""
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.RollbackModelRequest, _controller_service_pb2.RollbackModelResponse]
     """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+    PreviewSelection: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PreviewSelectionRequest, _controller_service_pb2.PreviewSelectionResponse]
+    """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
+    has not got so far: FAILED_PRECONDITION.
+    """
+    ExplainRow: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ExplainRowRequest, _controller_service_pb2.ExplainRowResponse]
+    """Everything that a run knows of one unlabeled row. Unknown run or row: NOT_FOUND; a run that has not got so far: what it has."""
+    Diagnose: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.DiagnoseRequest, _controller_service_pb2.DiagnoseResponse]
+    """Tries every service and the artifact store with one row, and says what was found. Never fails because a part does."""
 
 @_typing.type_check_only
 class ControllerServiceAsyncStub(ControllerServiceStub):
@@ -78,7 +89,10 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     UploadData: _aio.StreamUnaryMultiCallable[_controller_service_pb2.UploadDataRequest, _controller_service_pb2.UploadDataResponse]  # type: ignore[assignment]
     """Stores a data file and says how to name it in a spec. The first message has the name, the others bytes; the same bytes give the same URI."""
     PlanRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PlanRunRequest, _controller_service_pb2.PlanRunResponse]  # type: ignore[assignment]
-    """What a run would do: steps, what is there already, what is missing. Starts nothing. A bad spec: INVALID_ARGUMENT names the key."""
+    """What a run would do: rows, steps, what is there already and why the rest is not, calls, tokens, time, prompts. Starts no run, but
+    reads the data and tries the services on a few rows, which takes seconds. A bad spec: INVALID_ARGUMENT names the key; bad data rows,
+    models not as asked for, and a service that is down: as SubmitRun and its steps would say it.
+    """
     SubmitRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.SubmitRunRequest, _controller_service_pb2.SubmitRunResponse]  # type: ignore[assignment]
     """Starts or continues a run. Bad data rows: INVALID_ARGUMENT with one violation per `file:line`. Models not as asked for: FAILED_PRECONDITION."""
     GetRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.GetRunRequest, _controller_service_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -111,6 +125,14 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """Points an alias at a model. Unknown model: NOT_FOUND."""
     RollbackModel: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.RollbackModelRequest, _controller_service_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+    PreviewSelection: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PreviewSelectionRequest, _controller_service_pb2.PreviewSelectionResponse]  # type: ignore[assignment]
+    """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
+    has not got so far: FAILED_PRECONDITION.
+    """
+    ExplainRow: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ExplainRowRequest, _controller_service_pb2.ExplainRowResponse]  # type: ignore[assignment]
+    """Everything that a run knows of one unlabeled row. Unknown run or row: NOT_FOUND; a run that has not got so far: what it has."""
+    Diagnose: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.DiagnoseRequest, _controller_service_pb2.DiagnoseResponse]  # type: ignore[assignment]
+    """Tries every service and the artifact store with one row, and says what was found. Never fails because a part does."""
 
 class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs evolutions. A run is named by its spec: submitting the same spec again continues it, or returns its result."""
@@ -129,7 +151,10 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.PlanRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.PlanRunResponse, _abc.Awaitable[_controller_service_pb2.PlanRunResponse]]:
-        """What a run would do: steps, what is there already, what is missing. Starts nothing. A bad spec: INVALID_ARGUMENT names the key."""
+        """What a run would do: rows, steps, what is there already and why the rest is not, calls, tokens, time, prompts. Starts no run, but
+        reads the data and tries the services on a few rows, which takes seconds. A bad spec: INVALID_ARGUMENT names the key; bad data rows,
+        models not as asked for, and a service that is down: as SubmitRun and its steps would say it.
+        """
 
     @_abc_1.abstractmethod
     def SubmitRun(
@@ -246,5 +271,31 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.RollbackModelResponse, _abc.Awaitable[_controller_service_pb2.RollbackModelResponse]]:
         """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+
+    @_abc_1.abstractmethod
+    def PreviewSelection(
+        self,
+        request: _controller_service_pb2.PreviewSelectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.PreviewSelectionResponse, _abc.Awaitable[_controller_service_pb2.PreviewSelectionResponse]]:
+        """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
+        has not got so far: FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainRow(
+        self,
+        request: _controller_service_pb2.ExplainRowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.ExplainRowResponse, _abc.Awaitable[_controller_service_pb2.ExplainRowResponse]]:
+        """Everything that a run knows of one unlabeled row. Unknown run or row: NOT_FOUND; a run that has not got so far: what it has."""
+
+    @_abc_1.abstractmethod
+    def Diagnose(
+        self,
+        request: _controller_service_pb2.DiagnoseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_service_pb2.DiagnoseResponse, _abc.Awaitable[_controller_service_pb2.DiagnoseResponse]]:
+        """Tries every service and the artifact store with one row, and says what was found. Never fails because a part does."""
 
 def add_ControllerServiceServicer_to_server(servicer: ControllerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

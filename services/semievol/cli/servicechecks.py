@@ -1,0 +1,120 @@
+"""What `semievol doctor` finds out about the services: those at an address, the running ones of a home, or started for this."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import semievol
+from semievol.cli import failures, output
+from semievol.cli.checks import FAIL, OK, WARN, Check
+from semievol.cli.connect import live_suite
+from semievol.cli.options import Target
+from semievol.client.controller import ControllerClient
+from semievol.common import errors
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.embedded import SERVICES, Embedded, EmbeddedSettings
+
+_STATUS = {pb.FINDING_STATUS_OK: OK, pb.FINDING_STATUS_WARNING: WARN, pb.FINDING_STATUS_FAILED: FAIL}
+
+
+@dataclass(frozen=True)
+class Models:
+    """What services that are started for this serve; empty: the suite's defaults."""
+
+    model: str = ""
+    embedding: str = ""
+
+
+def services(target: Target, models: Models, *, train: bool) -> Iterator[Check]:
+    """A finding for every part; what cannot be started or reached is one, too."""
+    if target.address:
+        yield from _diagnosed(target.address, train=train)
+        return
+    record = live_suite(target.home)
+    if record is None:
+        yield from _started(target.home, models, train=train)
+        return
+    serving = f"running in process {record['pid']} with {record['model']} and {record['embedding']}"
+    others = [wanted for key in ("model", "embedding") if (wanted := getattr(models, key)) not in ("", record[key])]
+    if others:
+        yield Check("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
+    else:
+        yield Check("services", OK, serving)
+    yield from _diagnosed(record["addresses"]["controller"], train=train)
+
+
+def _diagnosed(address: str, *, train: bool) -> Iterator[Check]:
+    try:
+        with ControllerClient(address) as client:
+            answer = client.diagnose(train=train)
+    except Exception as error:
+        yield _failed("controller", failures.known(error), 0.0)
+        return
+    if answer.version != semievol.__version__:
+        differ = f"the services are semievol {answer.version}, this command is {semievol.__version__}"
+        yield Check("suite", WARN, differ, "install the same version")
+    for one in answer.findings:
+        yield Check(one.name, _STATUS.get(one.status, FAIL), one.message, one.advice, one.seconds, one.exit_code)
+
+
+def _started(home: Path, models: Models, *, train: bool) -> Iterator[Check]:
+    """Services in this process. The one that does not start is named, and the controller tried without it."""
+    default = EmbeddedSettings(home=home)
+    settings = EmbeddedSettings(home=home, model=models.model or default.model, embedding=models.embedding or default.embedding)
+    output.log_to_stderr()
+    output.note(f"Starting the services with {settings.model} ...")
+    embedded, started = Embedded(settings), time.monotonic()
+    try:
+        with embedded:
+            took = time.monotonic() - started
+            yield Check("services", OK, f"start with {settings.model} and {settings.embedding}", seconds=took)
+            yield from _diagnosed(embedded.addresses["controller"], train=train)
+    except Exception as error:
+        yield from _not_started(settings, embedded, failures.known(error), time.monotonic() - started)
+
+
+def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.SemiEvolError, seconds: float) -> Iterator[Check]:
+    begun = [name for name in SERVICES if name in embedded.addresses]
+    for name in begun:
+        yield Check(name, OK, "starts")
+    if not begun and (isinstance(error, errors.Busy | errors.StorageError) or error.field == "store"):  # before any of them
+        yield _failed("services" if isinstance(error, errors.Busy) else "store", error, seconds)
+        return
+    culprit, *untried = [name for name in SERVICES if name not in begun] or ["services"]
+    yield _failed(culprit, error, seconds)
+    for name in untried:
+        if name == "generation":
+            yield _generation_alone(settings)
+        elif name != "controller":
+            yield Check(name, WARN, "not tried", f"mend {culprit} first")
+    if culprit != "controller":
+        yield from _controller_alone(settings)
+
+
+def _generation_alone(settings: EmbeddedSettings) -> Check:
+    """Needs no other service, and its model is what most often is at fault."""
+    started = time.monotonic()
+    try:
+        with Embedded(settings, only="generation"):
+            return Check("generation", OK, f"starts with {settings.model}", seconds=time.monotonic() - started)
+    except Exception as error:
+        return _failed("generation", failures.known(error), time.monotonic() - started)
+
+
+def _controller_alone(settings: EmbeddedSettings) -> Iterator[Check]:
+    """Runs and the store can be looked at without the others."""
+    try:
+        with Embedded(settings, only="controller") as alone:
+            for check in _diagnosed(alone.addresses["controller"], train=False):
+                if check.name in ("controller", "store"):
+                    yield check
+    except Exception as error:
+        yield _failed("controller", failures.known(error), 0.0)
+
+
+def _failed(name: str, error: errors.SemiEvolError, seconds: float) -> Check:
+    message = " ".join(error.message.split())
+    return Check(name, FAIL, message, failures.next_step(error), seconds, error.exit_code)

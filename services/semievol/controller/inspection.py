@@ -1,0 +1,208 @@
+"""Looking into what a run has published: what another theta would keep, and everything about one row. No model is asked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semievol.algorithm.prompts import response_text
+from semievol.algorithm.selection import entropy, select
+from semievol.algorithm.statistics import pseudo_label_accuracy
+from semievol.algorithm.types import Candidate, Row, Verdict
+from semievol.common import errors
+from semievol.common.artifacts import Artifacts, File, Manifest
+from semievol.controller.plan import StepPlan, StepState
+from semievol.controller.runs import RunRecord, RunStore
+from semievol.steps import records
+
+MOST_THETAS = 101
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionPreview:
+    """`threshold`: tau, nats per token. `accuracy`: of the kept pseudo-labels, 0..1; None where no true answers are known."""
+
+    theta: float
+    threshold: float | None
+    selected: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionPreviews:
+    """`excluded`: rows without an answer or an entropy, which no theta keeps."""
+
+    record: RunRecord
+    iteration: int
+    previews: list[SelectionPreview]
+    rows: int
+    excluded: int
+
+
+@dataclass
+class Explanation:
+    """What a run knows of one row; None or empty for what is not done yet. `reference_rows`: N(t_j), nearest first."""
+
+    record: RunRecord
+    iteration: int
+    row: Row
+    reference_rows: list[Row]
+    candidates: list[Candidate]
+    verdict: Verdict | None = None
+    entropy: float | None = None
+    threshold: float | None = None
+    fate: str = ""
+    true_answer: str = ""
+
+
+class Inspector:
+    """Reads manifests and artifacts, verified as always."""
+
+    def __init__(self, artifacts: Artifacts, runs: RunStore) -> None:
+        self._artifacts = artifacts
+        self._runs = runs
+
+    def preview(self, name: str, thetas: Sequence[float], iteration: int = 0) -> SelectionPreviews:
+        """`iteration` 0: the last one that has entropies. Raises NotFound, InvalidInput (theta), Conflict (not got so far)."""
+        if not 1 <= len(thetas) <= MOST_THETAS:
+            raise errors.InvalidInput(f"Give 1 to {MOST_THETAS} values of theta.", field="thetas")
+        record = self._runs.find(name)
+        steps = self._steps(record)
+        scored = [step for step in steps if step.name == "score" and step.state is StepState.DONE]
+        chosen = [step for step in scored if iteration in (0, step.iteration)]
+        if not chosen:
+            raise errors.Conflict(
+                f"The run {record.id} has no entropies yet{_where(iteration)}: its step score is not done.",
+                field="run",
+            )
+        of = _Iteration(steps, chosen[-1].iteration)
+        entropies = {line["id"]: _entropy(line) for line in self._lines(of.step("score"), "entropies.jsonl")}
+        labeled = [
+            value for line in self._lines(of.find("score-labeled"), "entropies.jsonl") if (value := _entropy(line)) is not None
+        ]
+        accuracy = self._accuracy(record, steps, of)
+        previews = []
+        for theta in thetas:
+            selection = select(entropies, theta, threshold_entropies=labeled or None)
+            previews.append(SelectionPreview(theta, selection.threshold, len(selection.selected), accuracy(selection.selected)))
+        excluded = sum(value is None or not math.isfinite(value) for value in entropies.values())
+        return SelectionPreviews(record, of.number, previews, len(entropies), excluded)
+
+    def explain(self, name: str, row_id: str, iteration: int = 0) -> Explanation:
+        """`iteration` 0: the last one that has the row. Raises NotFound (run, row)."""
+        record = self._runs.find(name)
+        steps = self._steps(record)
+        last = max(step.iteration for step in steps)
+        for number in [iteration] if iteration else range(last, 0, -1):
+            of = _Iteration(steps, number)
+            found = self._find_row(of, row_id)
+            if found:
+                return self._explained(record, steps, of, *found)
+        raise errors.NotFound(f"The run {record.id} has no unlabeled row {row_id!r}{_where(iteration)}.", field="row_id")
+
+    def _steps(self, record: RunRecord) -> list[StepPlan]:
+        return record.plan(self._artifacts.manifest)
+
+    def _explained(self, record: RunRecord, steps: Sequence[StepPlan], of: _Iteration, row: Row, part: int) -> Explanation:
+        def mine(step: StepPlan | None, path: str) -> list[dict[str, Any]]:
+            return [line for line in self._lines(step, path, part) if line["id"] == row.id]
+
+        library = {one["id"]: one for one in self._lines(of.source, "labeled.jsonl")}
+        nearest: list[str] = next((line["references"] for line in mine(of.find("retrieve"), f"references/{part:05d}.jsonl")), [])
+        shown = max((one.references for one in record.spec.collaborator_list()), default=0)
+        found = Explanation(
+            record,
+            of.number,
+            row,
+            [records.row_from_record(library[one]) for one in nearest[:shown] if one in library],
+            [records.candidate_from_record(line) for step in of.all("infer/") for line in mine(step, "candidates.jsonl")],
+        )
+        verdict = next(iter(mine(of.find("judge"), "verdicts.jsonl")), None)
+        found.verdict = records.verdict_from_record(verdict) if verdict else None
+        found.entropy = next((line.get("entropy") for line in mine(of.find("score"), "entropies.jsonl")), None)
+        found.fate = next((line["reason"] for line in mine(of.find("select"), "fates.jsonl")), "")
+        summary = next(iter(self._files(of.find("select"), "selection.json")), None)
+        found.threshold = json.loads(self._artifacts.read(summary))["threshold"] if summary else None
+        found.true_answer = next((line["answer"] for line in self._lines(steps[0], "gold.jsonl") if line["id"] == row.id), "")
+        return found
+
+    def _find_row(self, of: _Iteration, row_id: str) -> tuple[Row, int] | None:
+        """The row and its part. Rows are in the order of their ids over all parts, so few parts have to be read."""
+        parts = list(self._files(of.source, "unlabeled/")) if of.source else []
+        low, high = 0, len(parts)
+        while low < high:
+            middle = (low + high) // 2
+            lines = self._artifacts.read_json_lines(parts[middle])
+            for line in lines:
+                if line["id"] == row_id:
+                    return records.row_from_record(line), middle
+            low, high = (low, middle) if row_id < lines[0]["id"] else (middle + 1, high)
+        return None
+
+    def _accuracy(self, record: RunRecord, steps: Sequence[StepPlan], of: _Iteration) -> Any:
+        """Ids of kept rows -> share of right pseudo-labels, or None."""
+        gold = {line["id"]: line["answer"] for line in self._lines(steps[0], "gold.jsonl")}
+        if not gold:
+            return lambda selected: None
+        task = record.spec.task.task()
+        rows = {line["id"]: records.row_from_record(line) for line in self._lines(of.source, "unlabeled/")}
+        verdicts = {line["id"]: records.verdict_from_record(line) for line in self._lines(of.find("judge"), "verdicts.jsonl")}
+        return lambda selected: pseudo_label_accuracy(selected, verdicts, gold, rows, task)
+
+    def _lines(self, step: StepPlan | None, path: str, part: int | None = None) -> Iterator[dict[str, Any]]:
+        for file in self._files(step, path, part):
+            yield from self._artifacts.read_json_lines(file)
+
+    def _files(self, step: StepPlan | None, path: str, part: int | None = None) -> Iterator[File]:
+        """A step's files of one name or (`x/`) directory, of all its shards, or of the part's where it is sharded."""
+        manifests: Mapping[int | None, Manifest] = step.manifests if step else {}
+        for shard in sorted(manifests, key=lambda shard: -1 if shard is None else shard):
+            if part is not None and shard is not None and shard != part:
+                continue
+            named = [
+                file for file in manifests[shard].files if file.path == path or (path[-1] == "/" and file.path.startswith(path))
+            ]
+            yield from sorted(named, key=lambda file: file.path)
+
+
+class _Iteration:
+    """The steps of one iteration; `source`: the step that made its labeled and unlabeled rows."""
+
+    def __init__(self, steps: Sequence[StepPlan], number: int) -> None:
+        self.number = number
+        self._steps = [step for step in steps if step.iteration == number]
+        writer = (0, "intake") if number <= 1 else (number - 1, "select")
+        self.source = next((step for step in steps if (step.iteration, step.name) == writer), None)
+
+    def find(self, name: str) -> StepPlan | None:
+        return next((step for step in self._steps if step.name == name), None)
+
+    def step(self, name: str) -> StepPlan:
+        found = self.find(name)
+        assert found is not None
+        return found
+
+    def all(self, prefix: str) -> list[StepPlan]:
+        return [step for step in self._steps if step.name.startswith(prefix)]
+
+
+def sampled_entropy(candidate: Candidate) -> float | None:
+    """Mean negative log-likelihood of a candidate as it was written; None for an empty one."""
+    value = entropy(candidate.token_logprobs)
+    return value if math.isfinite(value) else None
+
+
+def shown_response(row: Row, record: RunRecord) -> str:
+    """A reference's response as prompts show it."""
+    return response_text(row, record.spec.task.task())
+
+
+def _where(iteration: int) -> str:
+    return f" in iteration {iteration}" if iteration else ""
+
+
+def _entropy(line: Mapping[str, Any]) -> float | None:
+    return math.nan if line.get("no_entropy") else line["entropy"]
