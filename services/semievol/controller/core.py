@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.common import errors, uploads
+from semievol.common.artifacts import Look
 from semievol.common.runspec import RunSpec
 from semievol.controller.models import result
 from semievol.controller.plan import Resolved, StepPlan, StepState, plan
@@ -72,7 +73,7 @@ class Controller:
     def plan_run(self, spec: RunSpec) -> tuple[str, list[StepPlan]]:
         """(run id, steps as far as they are known). Starts nothing."""
         resolved = self._resolve(spec)
-        return run_id_of(spec, resolved), plan(spec, resolved, self._world.artifacts.manifest)
+        return run_id_of(spec, resolved), plan(spec, resolved, Look(self._world.artifacts, verify=False))
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
@@ -103,7 +104,7 @@ class Controller:
         """Raises NotFound."""
         record = self._world.runs.find(name)
         events = self._world.runs.events(record.id)
-        steps = plan(record.spec, record.resolved, self._world.artifacts.manifest)
+        steps = plan(record.spec, record.resolved, Look(self._world.artifacts, verify=False))
         driver = self._driver(record.id)
         session = _last_session(events)
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}
@@ -130,6 +131,8 @@ class Controller:
             next_number += len(events)
             if driver is None and run_state(self._world.runs.events(record.id)) != "running":
                 return
+            if driver is None and (lost := self._lost(record.id)):
+                raise lost
             if driver is None:
                 time.sleep(_WATCH_POLL_S)
                 continue
@@ -212,6 +215,12 @@ class Controller:
         with self._lock:
             driver = self._drivers.get(run_id)
         return driver if driver and driver.alive else None
+
+    def _lost(self, run_id: str) -> errors.SemiEvolError | None:
+        """Why nobody drives the run any more though its record says that it runs; None if somebody elsewhere may."""
+        with self._lock:
+            driver = self._drivers.get(run_id)
+        return driver.lost if driver else None
 
 
 def _last_session(events: list[Event]) -> list[Event]:

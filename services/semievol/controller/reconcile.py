@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semievol.common import errors, work
-from semievol.common.artifacts import Artifacts, Manifest
+from semievol.common.artifacts import Artifacts, Look, Manifest, Shard
 from semievol.controller.models import models_of, register_models, work_seconds
 from semievol.controller.plan import StepPlan, StepState, plan
 from semievol.controller.registry import Registry
@@ -86,11 +86,13 @@ class RunDriver:
         self.progress: dict[str, Progress] = {}  # by step label
         self._changed = threading.Condition()
         self._ended = False
+        self.lost: errors.SemiEvolError | None = None  # why it stopped without a terminal event: the store is gone
         self.version = 0
         self._world = surroundings
         self._active: dict[ShardId, ActiveJob] = {}
         self._rows: dict[str, list[int]] = {}  # by key of a sharded step
-        self._manifests: dict[tuple[str, int | None], Manifest] = {}
+        self._manifests: dict[Shard, Manifest] = {}
+        self._look = self._new_look()  # one for each look at everything
         self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
         self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
         self._retry_at: dict[ShardId, float] = {}
@@ -162,7 +164,8 @@ class RunDriver:
     def _advance(self) -> bool:
         """One look at everything. True if the run has ended."""
         self._look_at_jobs()
-        steps = plan(self.run.spec, self.run.resolved, self._manifest)
+        self._look = self._new_look()
+        steps = plan(self.run.spec, self.run.resolved, self._look)
         for step in steps:
             if step.state is StepState.DONE and step.label not in self._announced:
                 self._announce(step)
@@ -175,12 +178,8 @@ class RunDriver:
                 self._launch_missing(step)
         return False
 
-    def _manifest(self, key: str, shard: int | None) -> Manifest | None:
-        """What was found once stays found: manifests are immutable, and readers verify what they read."""
-        found = self._manifests.get((key, shard)) or self._world.artifacts.manifest(key, shard)
-        if found is not None:
-            self._manifests[key, shard] = found
-        return found
+    def _new_look(self) -> Look:
+        return Look(self._world.artifacts, verify=True, known=self._manifests)
 
     def _announce(self, step: StepPlan) -> None:
         self._announced.add(step.label)
@@ -192,7 +191,7 @@ class RunDriver:
         else:
             self._record({"type": "step_reused", **base})
         if step.work.kind == "report":
-            steps = plan(self.run.spec, self.run.resolved, self._manifest)
+            steps = plan(self.run.spec, self.run.resolved, self._look)
             for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
                 self._record({"type": "model_registered", "model": model.name})
 
@@ -251,7 +250,7 @@ class RunDriver:
                 continue
             del self._active[work_id]
             assert job.step.work is not None
-            if status.state is JobState.SUCCEEDED and self._manifest(job.step.work.key, job.shard) is not None:
+            if status.state is JobState.SUCCEEDED and self._new_look()(job.step.work.key, job.shard) is not None:
                 continue
             self._job_failed(job, status.exit_code, status.message)
 
@@ -326,7 +325,11 @@ class RunDriver:
             self._end_jobs()
         except errors.SemiEvolError as error:
             log.warning("Run %s: jobs could not be ended: %s", self.run.id, error)
-        self._record({"type": "run_failed", "error": message, "error_class": error_class})
+        try:
+            self._record({"type": "run_failed", "error": message, "error_class": error_class})
+        except errors.SemiEvolError as error:
+            self.lost = type(error)(f"Run {self.run.id} stopped, and no record of it could be made: {error.message}")
+            log.error("%s", self.lost)
 
     def _record(self, event: Event) -> None:
         self._world.runs.append(self.run.id, event)
