@@ -9,6 +9,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +57,20 @@ def s3_credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory, s3_credentials: None) -> Iterator[S3Server]:
-    home = tmp_path_factory.mktemp("minio")
+    with minio_in(tmp_path_factory.mktemp("minio")) as server:
+        _add_minio_reader(server.endpoint)
+        yield server
+
+
+@contextmanager
+def minio_in(home: Path) -> Iterator[S3Server]:
+    """A MinIO that keeps its data below `home`, with one bucket."""
     address = f"127.0.0.1:{free_port()}"
     endpoint = f"http://{address}"
     command = [str(minio_binary()), "server", str(home / "data"), "--address", address, "--quiet"]
     environment = {"MINIO_ROOT_USER": OWNER[0], "MINIO_ROOT_PASSWORD": OWNER[1], "MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
     ready = f"{endpoint}/minio/health/ready"
     with start_server(command, lambda: _answers(ready), log=home / "log", environment=environment) as process:
-        _add_minio_reader(address)
         server = S3Server(endpoint, process)
         server.new_bucket(server.bucket)
         yield server
@@ -77,11 +84,11 @@ def minio_binary() -> Path:
     return found[-1]
 
 
-def _add_minio_reader(address: str) -> None:
+def _add_minio_reader(endpoint: str) -> None:
     from minio.credentials import StaticProvider
     from minio.minioadmin import MinioAdmin
 
-    admin = MinioAdmin(address, StaticProvider(*OWNER), secure=False)
+    admin = MinioAdmin(endpoint.removeprefix("http://"), StaticProvider(*OWNER), secure=False)
     admin.user_add(*READER)
     admin.policy_set("readonly", user=READER[0])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semievol.cli import output
-from semievol.cli.options import Target, json_option, run_file_option, target_options
+from semievol.cli.options import Target, json_option, milvus_option, run_file_option, target_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,8 +205,9 @@ def retry(run: str, target: Target, as_json: bool) -> None:
 @click.command(short_help="Show what a run would do, and what is there already.")
 @run_file_option
 @target_options
+@milvus_option
 @json_option
-def plan(run_file: Path, target: Target, as_json: bool) -> None:
+def plan(run_file: Path, target: Target, milvus: str, as_json: bool) -> None:
     """Show the steps that a run would take, and which of them are made already. Starts nothing, though it stores the data files.
 
     Without running services they are started for this, since what is there already depends on the models.
@@ -221,7 +222,8 @@ def plan(run_file: Path, target: Target, as_json: bool) -> None:
     with contextlib.ExitStack() as stack:
         address = target.address
         if not address:
-            address = stack.enter_context(suite(target.home, spec.model, spec.embedding, "inline")).addresses["controller"]
+            running = suite(target.home, spec.model, spec.embedding, "inline", store=target.store, milvus=milvus)
+            address = stack.enter_context(running).addresses["controller"]
         client = stack.enter_context(ControllerClient(address))
         planned = client.plan(uploaded(client, spec))
     if as_json:

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -32,7 +32,7 @@ ENDPOINT_VARIABLE, REGION_VARIABLE = "SEMIEVOL_S3_ENDPOINT", "SEMIEVOL_S3_REGION
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _AWS = "https://s3.amazonaws.com"
 _USUAL_REGION = "us-east-1"  # what servers other than AWS answer to unless they are told otherwise
-_CONNECT_S, _READ_S = 10.0, 60.0  # to a connection; to the next bytes of an answer
+_CONNECT_S, ANSWER_S = 10.0, 60.0  # to a connection; to the next bytes of an answer
 LIST_PAGE = 1000  # what servers send at once
 _CONNECTIONS = 32  # kept open: more than a probe's writers and an upload's parts
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
@@ -71,12 +71,19 @@ class Location:
                 "An S3 store's address holds no credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
                 field="store",
             )
-        good = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc) and "//" not in prefix and not parts.fragment
-        if not good or query.keys() - {"endpoint", "region"}:
+        clean = not prefix or not {"", ".", ".."} & set(prefix.split("/"))
+        good = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc) and not parts.fragment
+        if not good or not clean or query.keys() - {"endpoint", "region"}:
             raise errors.InvalidInput(f"{uri!r} is not an S3 store; expected s3://BUCKET[/PREFIX].", field="store")
         endpoint = query.get("endpoint") or os.environ.get(ENDPOINT_VARIABLE) or _AWS
         _check_endpoint(endpoint)
         return Location(parts.netloc, prefix, endpoint.rstrip("/"), query.get("region") or os.environ.get(REGION_VARIABLE) or "")
+
+    def in_this_environment(self) -> Location:
+        """The same bucket behind the endpoint and region that the environment names, where it names any. Raises InvalidInput."""
+        endpoint = os.environ.get(ENDPOINT_VARIABLE) or self.endpoint
+        _check_endpoint(endpoint)
+        return replace(self, endpoint=endpoint.rstrip("/"), region=os.environ.get(REGION_VARIABLE) or self.region)
 
     @property
     def uri(self) -> str:
@@ -99,9 +106,6 @@ def _check_endpoint(endpoint: str) -> None:
 class _SuiteCredentials(Provider):
     """Read anew for every request, since mounted secrets change: the environment, files that it names, the shared credentials file."""
 
-    def __init__(self) -> None:
-        self._others = (EnvAWSProvider(), AWSConfigProvider())
-
     def retrieve(self) -> Credentials:
         """Raises NotAllowed."""
         key, secret, token = (
@@ -109,9 +113,9 @@ class _SuiteCredentials(Provider):
         )
         if key and secret:
             return Credentials(key, secret, token or None)
-        for provider in self._others:
+        for provider in (EnvAWSProvider, AWSConfigProvider):
             try:
-                return provider.retrieve()
+                return provider().retrieve()
             except (ValueError, OSError):
                 continue
         raise errors.NotAllowed(
@@ -131,12 +135,12 @@ def _secret_file(variable: str) -> str:
 class Bucket:
     """Requests to one bucket. Those that go through `call` are tried again; names are whole keys, prefix included."""
 
-    def __init__(self, location: Location, *, attempts: int = ATTEMPTS) -> None:
+    def __init__(self, location: Location, *, attempts: int = ATTEMPTS, answer_s: float = ANSWER_S) -> None:
         self.location = location
         self.attempts = attempts
         endpoint = urlsplit(location.endpoint)
         pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=answer_s),
             maxsize=_CONNECTIONS,
             retries=False,  # `call` does that: it knows what may be sent twice
             cert_reqs="CERT_REQUIRED",
