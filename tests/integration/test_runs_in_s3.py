@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,12 +152,14 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_the_next_start_
         wait_for(lambda: suite.trainer.created == 1)
         proxy.fail("reset", times=1_000_000)
         suite.trainer.hold = False
-        with pytest.raises(
-            errors.StorageError, match=r"(?s)S3 server at http://127.*cannot be reached"
-        ):  # UNAVAILABLE on the wire
+        with pytest.raises(errors.StorageError, match=r"S3 server at http://127.*cannot be reached"):  # UNAVAILABLE on the wire
             for _ in suite.client.watch(run):
                 pass
+        wait_for(lambda: all(thread.name != f"run-{run}" for thread in threading.enumerate()), 60)
         proxy.calm()
+        with pytest.raises(errors.StorageError, match=f"Run {run} stopped, and no record of it could be made"):
+            for _ in suite.client.watch(run):
+                pass
         partial = manifests(suite.artifacts.store)
         assert partial.items() <= on_disk.items()
         assert all(

@@ -50,7 +50,7 @@ milvus_option = click.option(
     show_envvar=True,
     metavar="URI",
     default="",
-    help="Milvus: http://HOST:PORT, a path ending in .db, or `embedded`. Default: likewise.",
+    help="Milvus: http://HOST:PORT, a path ending in .db, or `embedded`. Default: as for --store.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 launcher_option = click.option(

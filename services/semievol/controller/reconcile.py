@@ -96,6 +96,7 @@ class RunDriver:
         self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
         self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
         self._retry_at: dict[ShardId, float] = {}
+        self._saved: set[str] = set()  # keys whose work is in the store
         self._announced: set[str] = set()
         self._started_here: set[str] = set()
         self._stop = threading.Event()
@@ -221,7 +222,9 @@ class RunDriver:
         place = "" if shard is None else f"-{shard}"
         name = f"{self.run.id}-{step.iteration}-{step.name.replace('/', '-')}{place}-{attempt}"
         job = ActiveJob(name, step, shard, attempt)
-        work.save(self._world.artifacts.store, step.work)
+        if step.work.key not in self._saved:  # once for all its shards
+            work.save(self._world.artifacts.store, step.work)
+            self._saved.add(step.work.key)
         self._started_here.add(step.label)
         self._record(
             {
@@ -260,6 +263,7 @@ class RunDriver:
         tried = self._attempts[attempts] - self._first_attempts[attempts]
         retry = code not in _FINAL_CODES and tried < self._world.max_attempts
         self._manifests.clear()  # what looked intact may be what the job stumbled over
+        self._saved.clear()
         self._world.artifacts.distrust()
         self._record(
             {

@@ -44,7 +44,12 @@ def serve(model: str, embedding: str, port: int, home: Path, store: str, milvus:
     announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
-        _serve(EmbeddedSettings(home, model, embedding, launcher, port, store, milvus), as_json)
+        _serve(
+            EmbeddedSettings(
+                home=home, model=model, embedding=embedding, launcher=launcher, port=port, store=store, milvus=milvus
+            ),
+            as_json,
+        )
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")
 
