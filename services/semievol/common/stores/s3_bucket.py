@@ -146,13 +146,16 @@ class Bucket:
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         )
-        self._client = Minio(
-            endpoint.netloc,
-            secure=endpoint.scheme == "https",
-            region=location.region or (None if location.endpoint == _AWS else _USUAL_REGION),
-            credentials=_SuiteCredentials(),
-            http_client=pool,
-        )
+        try:
+            self._client = Minio(
+                endpoint.netloc,
+                secure=endpoint.scheme == "https",
+                region=location.region or (None if location.endpoint == _AWS else _USUAL_REGION),
+                credentials=_SuiteCredentials(),
+                http_client=pool,
+            )
+        except ValueError as error:
+            raise errors.InvalidInput(f"{location.endpoint} cannot be an S3 endpoint: {error}.", field="store") from error
 
     def call(self, action: str, request: Callable[[], T]) -> T:
         """Sends a request that may be sent twice, again after a pause where that can help. Raises what `translated` says."""
@@ -222,7 +225,7 @@ class Bucket:
         """Our error for one of the client's, with words that say what to do. Never NotFound but for an object that is not there."""
         where, bucket = self.location.endpoint, self.location.bucket
         code, status = getattr(error, "code", "") or "", status_of(error)
-        if isinstance(error, SSLError):
+        if _is_distrust(error):
             return errors.Unavailable(
                 f"The S3 server at {where} has no certificate that is trusted here: {errors.first_line(error)}."
             )
@@ -271,7 +274,12 @@ def _is_transient(error: Exception) -> bool:
     if isinstance(error, S3Error | ServerError | InvalidResponseError):
         code = getattr(error, "code", "")
         return code in _GARBLED or (status_of(error) in _BUSY and code not in _FULL)
-    return not isinstance(error, SSLError)
+    return not _is_distrust(error)
+
+
+def _is_distrust(error: Exception) -> bool:
+    """Of a certificate; other failures of TLS are broken connections."""
+    return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _reason(error: HTTPError) -> str:
