@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from semievol.cli.main import cli
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, blob_path
 from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.homes import Backends, remember
 from semievol.ports import ObjectStore
 
 from tests.fake_suite import Suite, fake_suite, wait_for
 from tests.servers.proxy import Proxy, proxied
-from tests.servers.s3 import READER, S3Server
+from tests.servers.s3 import OWNER, READER, S3Server
 
 
 @pytest.fixture
@@ -79,6 +82,25 @@ def test_a_restarted_product_finds_its_run_and_its_models_in_s3(tmp_path: Path, 
         assert {model.role for model in suite.client.list_models().models} == {"warm", "evolved"}
         again = suite.run(suite.spec())
         assert set(again["reused"]) == set(first["seconds"])
+
+
+def test_commands_find_runs_and_models_in_s3_and_tell_nobody_the_secret(tmp_path: Path, place: str) -> None:
+    with fake_suite(tmp_path / "one", store=place) as suite:
+        run = suite.run(suite.spec())["run"]
+    home = tmp_path / "home"
+    remember(home_made(home), Backends(store=place))
+    status = CliRunner().invoke(cli, ["status", run, "--home", str(home), "--json"])
+    assert status.exit_code == 0, status.output
+    assert json.loads(status.stdout)["state"] == "succeeded"
+    models = CliRunner().invoke(cli, ["models", "list", "--home", str(home), "--store", place, "--json"])
+    directories = [Path(model["directory"]) for model in json.loads(models.stdout)["models"]]
+    assert all(home in directory.parents and (directory / "adapter_model.safetensors").is_file() for directory in directories)
+    assert OWNER[1] not in status.output + models.output + (home / "backends.json").read_text()
+
+
+def home_made(home: Path) -> Path:
+    home.mkdir()
+    return home
 
 
 @pytest.mark.parametrize("damage", ["removed", "shorter", "flipped"])
