@@ -85,7 +85,7 @@ def minio_binary() -> Path:
 
 
 def _add_minio_reader(endpoint: str) -> None:
-    from minio.credentials import StaticProvider
+    from minio.credentials.providers import StaticProvider
     from minio.minioadmin import MinioAdmin
 
     admin = MinioAdmin(endpoint.removeprefix("http://"), StaticProvider(*OWNER), secure=False)

@@ -131,8 +131,6 @@ class Controller:
             next_number += len(events)
             if driver is None and run_state(self._world.runs.events(record.id)) != "running":
                 return
-            if driver is None and (lost := self._lost(record.id)):
-                raise lost
             if driver is None:
                 time.sleep(_WATCH_POLL_S)
                 continue
@@ -215,12 +213,6 @@ class Controller:
         with self._lock:
             driver = self._drivers.get(run_id)
         return driver if driver and driver.alive else None
-
-    def _lost(self, run_id: str) -> errors.SemiEvolError | None:
-        """Why nobody drives the run any more though its record says that it runs; None if somebody elsewhere may."""
-        with self._lock:
-            driver = self._drivers.get(run_id)
-        return driver.lost if driver else None
 
 
 def _last_session(events: list[Event]) -> list[Event]:

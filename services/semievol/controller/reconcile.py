@@ -86,7 +86,6 @@ class RunDriver:
         self.progress: dict[str, Progress] = {}  # by step label
         self._changed = threading.Condition()
         self._ended = False
-        self.lost: errors.SemiEvolError | None = None  # why it stopped without a terminal event: the store is gone
         self.version = 0
         self._world = surroundings
         self._active: dict[ShardId, ActiveJob] = {}
@@ -329,11 +328,7 @@ class RunDriver:
             self._end_jobs()
         except errors.SemiEvolError as error:
             log.warning("Run %s: jobs could not be ended: %s", self.run.id, error)
-        try:
-            self._record({"type": "run_failed", "error": message, "error_class": error_class})
-        except errors.SemiEvolError as error:
-            self.lost = type(error)(f"Run {self.run.id} stopped, and no record of it could be made: {error.message}")
-            log.error("%s", self.lost)
+        self._record({"type": "run_failed", "error": message, "error_class": error_class})
 
     def _record(self, event: Event) -> None:
         self._world.runs.append(self.run.id, event)

@@ -38,20 +38,19 @@ class RunStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._known: dict[str, dict[str, Any]] = {}  # by path: what is read stays as it is for as long as it is listed
 
     def create(self, spec: RunSpec, resolved: Resolved) -> RunRecord:
         """The run of this spec; made now if it is new."""
         run_id = run_id_of(spec, resolved)
         body = {"id": run_id, "spec": spec.model_dump(mode="json"), "resolved": asdict(resolved), "create_time": time.time()}
-        if self._store.create(f"runs/{run_id}/RUN.json", canonical_json(body)):
-            self._forget(run_id)  # a run of this id that was deleted
+        self._store.create(f"runs/{run_id}/RUN.json", canonical_json(body))
         return self.load(run_id)
 
     def load(self, run_id: str) -> RunRecord:
         """Raises NotFound."""
         try:
-            body = self._read(f"runs/{run_id}/RUN.json")
+            with self._store.open(f"runs/{run_id}/RUN.json") as stream:
+                body = json.loads(stream.read())
         except (errors.NotFound, errors.InvalidInput) as error:
             raise errors.NotFound(f"There is no run {run_id!r}.", field="run") from error
         return RunRecord(body["id"], parse_run_spec(body["spec"]), Resolved(**body["resolved"]), body["create_time"])
@@ -85,18 +84,9 @@ class RunStore:
         found = []
         for info in self._store.list(f"runs/{run_id}/events/"):
             if int(info.path.rpartition("/")[2].removesuffix(".json")) >= start:
-                found.append(self._read(info.path))
+                with self._store.open(info.path) as stream:
+                    found.append(json.loads(stream.read()))
         return found
-
-    def _forget(self, run_id: str) -> None:
-        for path in [path for path in self._known if path.startswith(f"runs/{run_id}/")]:
-            del self._known[path]
-
-    def _read(self, path: str) -> dict[str, Any]:
-        if path not in self._known:
-            with self._store.open(path) as stream:
-                self._known[path] = json.loads(stream.read())
-        return self._known[path]
 
 
 def run_id_of(spec: RunSpec, resolved: Resolved) -> str:

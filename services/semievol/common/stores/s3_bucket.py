@@ -18,8 +18,8 @@ from xml.etree.ElementTree import ParseError
 import certifi
 import urllib3
 from minio import Minio
-from minio.credentials import AWSConfigProvider, Credentials, EnvAWSProvider
-from minio.credentials.providers import Provider
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import AWSConfigProvider, EnvAWSProvider, Provider
 from minio.datatypes import Object, Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError
