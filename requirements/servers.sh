@@ -21,7 +21,8 @@ say "building MinIO $MINIO with $("$GO" version | cut -d ' ' -f 3), which takes 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/semievol-servers-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$cache"
-GOFLAGS=-modcacherw CGO_ENABLED=0 GOBIN=$scratch "$GO" install "github.com/minio/minio@$MINIO"
+GOFLAGS=-modcacherw CGO_ENABLED=0 GOBIN=$scratch "$GO" install "github.com/minio/minio@$MINIO" >"$scratch/log" 2>&1 ||
+  fail "building MinIO failed:" "$(tail -n 20 "$scratch/log")"
 install -m 755 "$scratch/minio" "$binary.$$"
 mv "$binary.$$" "$binary" # whole or not at all, whoever else builds it meanwhile
 say "MinIO is in $binary"
