@@ -88,7 +88,7 @@ def _add_minio_reader(endpoint: str) -> None:
     from minio.credentials.providers import StaticProvider
     from minio.minioadmin import MinioAdmin
 
-    admin = MinioAdmin(endpoint.removeprefix("http://"), StaticProvider(*OWNER), secure=False)
+    admin = MinioAdmin(endpoint=endpoint.removeprefix("http://"), credentials=StaticProvider(*OWNER), secure=False)
     admin.user_add(*READER)
     admin.policy_set("readonly", user=READER[0])
 
