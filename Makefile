@@ -30,7 +30,8 @@ demo: $(READY) ## evolve a small model on the townhall example, then ask it a qu
 	$(BIN)/semievol run -f examples/townhall/run.yaml
 	$(BIN)/semievol generate -f examples/townhall/run.yaml "The streetlight outside my house has been out for a week."
 
-test: $(READY) ## run every test, those with the real models included
+test: $(READY) ## run every test, those with the real models and servers included
+	requirements/servers.sh
 	$(BIN)/pytest
 
 lint: $(READY) ## check style, types, import boundaries, protos and that generated files are current
@@ -54,6 +55,7 @@ docs: $(READY) ## write docs/cli.md from the commands
 	$(BIN)/python -m semievol.cli.reference >docs/cli.md
 
 bench: $(READY) ## run every benchmark, one after the other (BENCH=name runs one)
+	@requirements/servers.sh
 	@for name in $${BENCH:-$$(grep -l '__main__' benchmarks/*.py | sed 's#benchmarks/##; s#\.py$$##')}; do \
 	  echo "== benchmarks.$$name"; \
 	  $(BIN)/python -m "benchmarks.$$name"; \

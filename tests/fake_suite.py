@@ -16,7 +16,7 @@ from semievol.client.generation import GenerationClient
 from semievol.common.artifacts import Artifacts
 from semievol.common.keys import derive_seed
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.common.stores.local import LocalStore
+from semievol.common.stores import open_store
 from semievol.controller import server as controller_server
 from semievol.controller.settings import ControllerSettings
 from semievol.embedding import server as embedding_server
@@ -55,6 +55,7 @@ class Suite:
     """A running suite. Faults are set on the fakes: `trainer`, `engine`, `index`."""
 
     home: Path
+    store: str
     engine: FakeEngine
     trainer: FakeTrainer
     index: FakeVectorIndex
@@ -64,7 +65,7 @@ class Suite:
 
     @property
     def artifacts(self) -> Artifacts:
-        return Artifacts(LocalStore(self.home / "artifacts"))
+        return Artifacts(open_store(self.store))
 
     def spec(self, **changes: Any) -> RunSpec:
         """A run over the colour data."""
@@ -104,14 +105,15 @@ def fake_suite(
     updates: int = 1,
     parallelism: int = 1,
     launcher: str = "inline",
+    store: str = "",
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
     `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
-    store = (home / "artifacts").as_uri()
-    artifacts = Artifacts(LocalStore(home / "artifacts"))
+    store = store or (home / "artifacts").as_uri()
+    artifacts = Artifacts(open_store(store))
     engine = FakeEngine(script, artifacts=artifacts, cache=home / "cache", base="fake", **engine_faults)
     trainer, index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
     addresses: dict[str, str] = {}
@@ -137,7 +139,7 @@ def fake_suite(
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)
-        yield Suite(home, engine, trainer, index, client, generation, addresses | {"controller": address})
+        yield Suite(home, store, engine, trainer, index, client, generation, addresses | {"controller": address})
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -6,6 +6,8 @@ processes. What the process keeps is in its home:
     artifacts/   steps, blobs, runs, models, aliases (the store)      cache/       prepared base models, fetched adapters, checkpoints
     models/      models as plain PEFT directories                      jobs/        records and logs of child processes
     milvus.db    labeled vectors (a cache)                             services.json  addresses, while the services are at work
+
+The store and Milvus may be elsewhere (`semievol.homes`, which remembers where in backends.json).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, Literal, TypeVar
 
 import filelock
 
+from semievol import homes
 from semievol.common import errors
 from semievol.common.grpc_server import Server, Service
 from semievol.ports import Embedder, Launcher
@@ -37,6 +40,7 @@ _STOP_S = 60.0
 class EmbeddedSettings:
     """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones.
 
+    `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
     `lasting`: other commands may give these services work; without it they end with the command that started them."""
 
     home: Path
@@ -45,6 +49,8 @@ class EmbeddedSettings:
     launcher: str = "inline"
     port: int = 0
     lasting: bool = False
+    store: str = ""
+    milvus: str = ""
 
 
 class Embedded:
@@ -61,6 +67,7 @@ class Embedded:
         self._only = only
         self._exclusive = exclusive or not only
         self._home = settings.home.expanduser().absolute()
+        self._backends = homes.backends(self._home, settings.store, settings.milvus)
         self._lock = filelock.FileLock(self._home / "lock")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
@@ -107,14 +114,17 @@ class Embedded:
 
     def _start_all(self) -> None:
         # Heavy imports come in only here: reading state must not wait for torch.
+        from semievol.common.stores import open_store
+        from semievol.common.stores.probe import probe
         from semievol.embedding import server as embedding
         from semievol.embedding.settings import EmbeddingSettings
         from semievol.retrieval import server as retrieval
         from semievol.retrieval.settings import RetrievalSettings
 
+        probe(open_store(self._store_uri))  # before minutes are spent on models
         one = self._settings
         self._start("embedding", embedding.service(EmbeddingSettings(model=one.embedding)))
-        self._start("retrieval", retrieval.service(RetrievalSettings(uri=str(self._home / "milvus.db"))))
+        self._start("retrieval", retrieval.service(RetrievalSettings(uri=self._backends.milvus_uri(self._home))))
         self._start("generation", self._generation())
         self._start("judging", self._judging())
         self._start("training", self._training())
@@ -160,6 +170,7 @@ class Embedded:
             jobs_directory=self._home / "jobs",
             launcher=self._settings.launcher,
             resume_on_start=False,
+            probe_store=False,  # done already, or somebody only reads
         )
 
     def _launcher(self) -> Launcher:
@@ -195,7 +206,7 @@ class Embedded:
 
     @property
     def _store_uri(self) -> str:
-        return (self._home / "artifacts").as_uri()
+        return self._backends.store_uri(self._home)
 
     def _publish_addresses(self) -> None:
         body = {
@@ -204,7 +215,10 @@ class Embedded:
             "model": self._settings.model,
             "embedding": self._settings.embedding,
             "lasting": self._settings.lasting,
+            "store": self._backends.store,
+            "milvus": self._backends.milvus,
         }
+        homes.remember(self._home, self._backends)
         scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
         scratch.write_text(json.dumps(body))
         scratch.replace(self._home / _ADDRESSES)
@@ -229,7 +243,7 @@ _ADDRESSES = "services.json"
 
 
 def read_addresses(home: Path) -> dict[str, Any] | None:
-    """What services.json says: pid, addresses, model, embedding, lasting; None where no services are at work on this home."""
+    """What services.json says: pid, addresses, model, embedding, store, milvus, lasting; None where no services are at work on this home."""
     try:
         body: dict[str, Any] = json.loads((home.expanduser() / _ADDRESSES).read_text())
         os.kill(body["pid"], 0)

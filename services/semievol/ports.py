@@ -379,7 +379,9 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """A flat name space of immutable objects: a local directory or an S3 bucket. Paths are relative, `/`-separated, without `..`."""
+    """A flat name space of immutable objects: a local directory or an S3 bucket. Paths are relative, `/`-separated, without `..`.
+
+    A store that is far away also raises Unavailable (it cannot be reached) and NotAllowed (its credentials) from every method."""
 
     def put(self, path: str, source: bytes | Path) -> None:
         """Writes the object, atomically and durably; an object that is there is replaced. Raises StorageError."""
@@ -390,7 +392,11 @@ class ObjectStore(Protocol):
         ...
 
     def open(self, path: str) -> BinaryIO:
-        """Raises NotFound, StorageError."""
+        """Raises NotFound, StorageError; so does reading what is returned."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the object, None if there is none: much cheaper than opening it where the store is far away."""
         ...
 
     def list(self, prefix: str) -> list[ObjectInfo]:

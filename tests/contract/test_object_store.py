@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from semievol.common import errors
+from semievol.common.stores import open_store
 from semievol.common.stores.fake import FakeStore
 from semievol.common.stores.local import LocalStore
 from semievol.ports import ObjectInfo, ObjectStore
 
 
-@pytest.fixture(params=["fake", "local"])
+def in_bucket(server: Any) -> ObjectStore:
+    """A store below a prefix of its own, with neighbours that it must not see."""
+    place = uuid.uuid4().hex
+    open_store(server.uri(server.bucket)).put(f"{place}/neighbour", b"1")
+    open_store(server.uri(server.bucket)).put(f"{place}/evolution-2/neighbour", b"1")
+    return open_store(server.uri(server.bucket, f"{place}/evolution"))
+
+
+@pytest.fixture(params=["fake", "local", "minio", "seaweedfs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    makers: dict[str, Callable[[], ObjectStore]] = {"fake": FakeStore, "local": lambda: LocalStore(tmp_path / "store")}
+    makers: dict[str, Callable[[], ObjectStore]] = {
+        "fake": FakeStore,
+        "local": lambda: LocalStore(tmp_path / "store"),
+        "minio": lambda: in_bucket(request.getfixturevalue("minio_server")),
+        "seaweedfs": lambda: in_bucket(request.getfixturevalue("seaweedfs_server")),
+    }
     return makers[request.param]()
 
 
@@ -94,6 +110,31 @@ def test_list_goes_by_prefix_not_by_directory_and_in_path_order(store: ObjectSto
     assert store.list("a/10") == [ObjectInfo("a/10", 4)]
 
 
+def test_size_is_known_without_reading_and_none_where_nothing_is(store: ObjectStore) -> None:
+    store.put("a/b", b"12345")
+    store.put("a/empty", b"")
+    assert [store.size(path) for path in ("a/b", "a/empty", "a", "a/b/c", "b")] == [5, 0, None, None, None]
+
+
+def test_names_may_hold_spaces_and_letters_of_all_scripts(store: ObjectStore) -> None:
+    paths = ["a b/c+d", "a%20b", "h\u00e9/\u5b57", "q?&=#", "~'\"(){}"]
+    for path in paths:
+        store.put(path, path.encode())
+    assert [info.path for info in store.list("")] == sorted(paths)
+    assert [read(store, path) for path in paths] == [path.encode() for path in paths]
+
+
+def test_a_stream_is_read_in_pieces_of_any_size_and_may_be_left_early(store: ObjectStore) -> None:
+    data = bytes(range(256)) * 5000
+    store.put("a", data)
+    with store.open("a") as stream:
+        pieces = [stream.read(size) for size in (1, 0, 100_000, 300_000)]
+        assert [len(piece) for piece in pieces] == [1, 0, 100_000, 300_000]
+        assert b"".join(pieces) == data[:400_001]
+    with store.open("a") as stream:
+        assert b"".join(iter(lambda: stream.read(70_000), b"")) == data
+
+
 def test_delete_removes_and_what_is_not_there_is_no_error(store: ObjectStore) -> None:
     store.put("a/b", b"x")
     store.delete("a/b")
@@ -108,6 +149,7 @@ def test_what_is_no_object_path_is_refused(store: ObjectStore, path: str) -> Non
         lambda: store.put(path, b""),
         lambda: store.create(path, b""),
         lambda: store.open(path),
+        lambda: store.size(path),
         lambda: store.delete(path),
     ):
         with pytest.raises(errors.InvalidInput):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from semievol import homes
 from semievol.cli import output
 from semievol.cli.options import Target
 from semievol.client.controller import ControllerClient
@@ -71,7 +72,10 @@ def _controller_address(target: Target) -> str:
     if target.address:
         return target.address
     record = live_suite(target.home)
-    return str(record["addresses"]["controller"]) if record else ""
+    if not record:
+        return ""
+    _check_backends(target.home, record, store=target.store)
+    return str(record["addresses"]["controller"])
 
 
 @contextlib.contextmanager
@@ -85,10 +89,11 @@ def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connectio
             yield Connection(client, works=True)
         return
     output.log_to_stderr()
+    announce_backends(target.home, store=target.store)
     from semievol.embedded import Embedded, EmbeddedSettings
 
     with (
-        Embedded(EmbeddedSettings(home=target.home), only="controller", exclusive=exclusive) as embedded,
+        Embedded(EmbeddedSettings(home=target.home, store=target.store), only="controller", exclusive=exclusive) as embedded,
         ControllerClient(embedded.addresses["controller"]) as client,
     ):
         yield Connection(client, works=False)
@@ -96,7 +101,7 @@ def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connectio
 
 def serving(target: Target) -> bool:
     """Whether there is a controller that carries runs on."""
-    return bool(_controller_address(target))
+    return bool(target.address or _lasting_suite(target.home))
 
 
 @contextlib.contextmanager
@@ -111,35 +116,40 @@ def working_controller(target: Target, instead: str) -> Iterator[ControllerClien
 
 
 @contextlib.contextmanager
-def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Suite]:
+def suite(home: Path, model: str, embedding: str, launcher: str, *, store: str = "", milvus: str = "") -> Iterator[Suite]:
     """The running services of this home if there are any, else services in this process.
 
-    Raises Conflict (they serve other models), Busy (another process holds the home, and its services, if any, end with it).
+    Raises Conflict (they serve other models, or keep things elsewhere), Busy (another process holds the home, and its services, if any,
+    end with it).
     """
     record = _lasting_suite(home)
     if record is not None:
         _check_models(home, record, {"model": model, "embedding": embedding})
+        _check_backends(home, record, store=store, milvus=milvus)
         yield Suite(record["addresses"], here=False)
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
+    announce_backends(home, store=store, milvus=milvus)
     _announce_start("the services", model)
-    with Embedded(EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher)) as embedded:
+    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, store=store, milvus=milvus)
+    with Embedded(settings) as embedded:
         yield Suite(embedded.addresses, here=True)
 
 
 @contextlib.contextmanager
-def generation(home: Path, model: str) -> Iterator[str]:
+def generation(home: Path, model: str, *, store: str = "") -> Iterator[str]:
     """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict."""
     record = live_suite(home)
     if record is not None:
         _check_models(home, record, {"model": model})
+        _check_backends(home, record, store=store)
         yield record["addresses"]["generation"]
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
     _announce_start("the generation service", model)
-    with Embedded(EmbeddedSettings(home=home, model=model), only="generation") as embedded:
+    with Embedded(EmbeddedSettings(home=home, model=model, store=store), only="generation") as embedded:
         yield embedded.addresses["generation"]
 
 
@@ -154,6 +164,25 @@ def _check_models(home: Path, record: Mapping[str, Any], wanted: Mapping[str, st
         if record.get(key, model) != model:
             raise errors.Conflict(
                 f"The running services of {home} serve {record[key]}, not {model}. Stop them, or use another --home.", field=key
+            )
+
+
+def announce_backends(home: Path, **asked: str) -> None:
+    """Says where an option changes what the home used so far (asked: store, milvus)."""
+    used = asdict(homes.backends(home, **asked))
+    for change in homes.changes(home, {part: used[part] for part, value in asked.items() if value}):
+        output.note(change)
+
+
+def _check_backends(home: Path, record: Mapping[str, Any], **asked: str) -> None:
+    used = asdict(homes.backends(home, **asked))
+    for part, value in asked.items():
+        if value and record.get(part, "") != used[part]:
+            theirs = record.get(part, "") or homes.EMBEDDED
+            raise errors.Conflict(
+                f"The running services of {home} use the {part} {theirs}, not {used[part] or homes.EMBEDDED}. Stop them, or use another "
+                "--home.",
+                field=part,
             )
 
 

@@ -15,10 +15,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Target:
-    """Which controller is meant: the one at `address`, or, if that is empty, the one of `home`."""
+    """Which controller is meant: the one at `address`, or, if that is empty, the one of `home`, over `store` if that is given."""
 
     home: Path
     address: str
+    store: str = ""
 
 
 def _expanded(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -34,6 +35,22 @@ home_option = click.option(
     show_default=True,
     callback=_expanded,
     help="Directory that keeps runs, artifacts and prepared models.",
+)
+store_option = click.option(
+    "--store",
+    envvar="SEMIEVOL_STORE",
+    show_envvar=True,
+    metavar="URI",
+    default="",
+    help="Artifact store: s3://BUCKET[/PREFIX], a directory, or `embedded`. Default: what --home was last started with, else a directory in it.",
+)
+milvus_option = click.option(
+    "--milvus",
+    envvar="SEMIEVOL_MILVUS",
+    show_envvar=True,
+    metavar="URI",
+    default="",
+    help="Milvus: http://HOST:PORT, a path ending in .db, or `embedded`. Default: as for --store.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 launcher_option = click.option(
@@ -62,10 +79,10 @@ _address_option = click.option(
 
 
 def target_options(command: F) -> F:
-    """--home and --address, given to the command as `target`."""
+    """--home, --store and --address, given to the command as `target`."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, home: Path, address: str, **kwargs: Any) -> Any:
-        return command(*args, target=Target(home, address), **kwargs)
+    def wrapper(*args: Any, home: Path, store: str, address: str, **kwargs: Any) -> Any:
+        return command(*args, target=Target(home, address, store), **kwargs)
 
-    return _address_option(home_option(wrapper))  # type: ignore[return-value]
+    return home_option(store_option(_address_option(wrapper)))  # type: ignore[return-value]

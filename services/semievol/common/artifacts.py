@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,10 @@ from semievol.ports import ObjectStore
 
 _MANIFEST_PATH = re.compile(r"steps/([0-9a-f]{64})/(?:shard-(\d+)/)?MANIFEST\.json")
 _URI = re.compile(r"artifact:([0-9a-f]{64})(?:/(.+))?")
+_SHARD_MANIFEST = re.compile(r"steps/[0-9a-f]{64}/shard-(\d+)/MANIFEST\.json")
+
+
+Shard = tuple[str, int | None]  # key of a step, and which shard of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,12 @@ class Artifacts:
         self.store = store
         self._verified: set[str] = set()  # digests that this process has checked
 
-    def manifest(self, key: str, shard: int | None = None) -> Manifest | None:
-        """The manifest under this key, or None: never made, or made but a blob is missing or damaged (a miss, R2)."""
+    def manifest(self, key: str, shard: int | None = None, *, verify: bool = True) -> Manifest | None:
+        """The manifest under this key, or None: never made, or made but a blob is missing or damaged (a miss, R2).
+
+        `verify=False` looks at the blobs' sizes only: enough to show what there is, and for those that read it, since reading verifies."""
         manifest = self._read_manifest(key, shard)
-        if manifest is None or not all(self._intact(file) for file in manifest.files):
+        if manifest is None or not all(self._intact(file, verify) for file in manifest.files):
             return None
         return manifest
 
@@ -115,6 +121,11 @@ class Artifacts:
         """The manifest in this object, whether or not its blobs are there; None for an object that is none."""
         match = _MANIFEST_PATH.fullmatch(path)
         return self._read_manifest(match[1], int(match[2]) if match[2] else None) if match else None
+
+    def published(self, key: str) -> set[int]:
+        """The shards of this step that have a manifest, whatever it is worth: one listing, however many there are."""
+        found = (_SHARD_MANIFEST.fullmatch(info.path) for info in self.store.list(f"{_step_path(key, None)}/shard-"))
+        return {int(match[1]) for match in found if match}
 
     def publish(self, manifest_without_files: Manifest, files: Mapping[str, bytes | Path]) -> tuple[Manifest, bool]:
         """Writes the blobs, then the manifest. Returns the manifest that counts and whether it is ours (False: superseded).
@@ -124,7 +135,7 @@ class Artifacts:
         for path, source in sorted(files.items()):
             check_path(path)
             entry = _describe(path, source)
-            if not self._intact(entry):
+            if not self._intact(entry, verify=True):
                 self.store.put(blob_path(entry.sha256), source)
             entries.append(entry)
         base = manifest_without_files
@@ -178,7 +189,7 @@ class Artifacts:
     def resolve(self, text: str, *, field: str) -> tuple[Manifest, File | None]:
         """What an artifact URI names. Raises InvalidInput(field=), NotFound."""
         key, path = parse_uri(text, field=field)
-        manifest = self.manifest(key)
+        manifest = self.manifest(key, verify=False)
         if manifest is None:
             raise errors.NotFound(f"There is no artifact {text}: it was never published, or it is damaged.", field=field)
         return manifest, manifest.file(path) if path else None
@@ -241,11 +252,13 @@ class Artifacts:
         """Digests that were checked before are checked again: something was found damaged, or much time has passed."""
         self._verified.clear()
 
-    def _intact(self, file: File) -> bool:
-        """Whether the blob is there with its size and digest. The digest is computed once until `distrust`."""
+    def _intact(self, file: File, verify: bool) -> bool:
+        """Whether the blob is there with its size and, if asked to verify, its digest. That is computed once until `distrust`."""
+        if not verify or file.sha256 in self._verified:
+            return self.store.size(blob_path(file.sha256)) == file.size
         try:
             with self.store.open(blob_path(file.sha256)) as stream, _reading(file.path):
-                return file.sha256 in self._verified or self._matches(stream, file)
+                return self._matches(stream, file)
         except errors.NotFound:
             return False
 
@@ -258,6 +271,30 @@ class Artifacts:
             return False
         self._verified.add(file.sha256)
         return True
+
+
+class Look:
+    """The manifests at one moment, for a planner that asks for every shard of every step: what is missing costs one listing a step."""
+
+    def __init__(self, artifacts: Artifacts, *, verify: bool, known: MutableMapping[Shard, Manifest] | None = None) -> None:
+        self._artifacts, self._verify = artifacts, verify
+        self._known: MutableMapping[Shard, Manifest] = {} if known is None else known
+        self._published: dict[str, set[int]] = {}
+
+    def __call__(self, key: str, shard: int | None) -> Manifest | None:
+        """The manifest, or None (a miss). What was found once stays found: manifests are immutable, and readers verify what they read."""
+        if (key, shard) not in self._known and self._is_published(key, shard):
+            found = self._artifacts.manifest(key, shard, verify=self._verify)
+            if found is not None:
+                self._known[key, shard] = found
+        return self._known.get((key, shard))
+
+    def _is_published(self, key: str, shard: int | None) -> bool:
+        if shard is None:
+            return True  # asking for the manifest itself says as much
+        if key not in self._published:
+            self._published[key] = self._artifacts.published(key)
+        return shard in self._published[key]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.common import errors, uploads
+from semievol.common.artifacts import Look
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
 from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
@@ -168,7 +169,7 @@ class Controller:
         """Raises NotFound."""
         record = self._world.runs.find(name)
         events = self._world.runs.events(record.id)
-        steps = record.plan(self._world.artifacts.manifest)
+        steps = record.plan(Look(self._world.artifacts, verify=False))
         driver = self._driver(record.id)
         session = _last_session(events)
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}

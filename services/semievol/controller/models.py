@@ -72,6 +72,7 @@ def result(
 ) -> dict[str, Any]:
     """The JSON object that `semievol run --json` ends with (docs/run-file.md); iterations that have reported so far."""
     models = models_of(artifacts, run, steps)
+    seconds = {step.label: work_seconds(artifacts, step) for step in steps if step.state is StepState.DONE}
     iterations = []
     for step in steps:
         if step.name != "report" or step.state is not StepState.DONE:
@@ -87,7 +88,7 @@ def result(
                 "n": step.iteration,
                 **_report(artifacts, step),
                 "models": {"warm": made.get("warm"), "evolved": made.get("evolved")},
-                "seconds": {one.name: work_seconds(artifacts, one) for one in mine},
+                "seconds": {one.name: seconds.get(one.label, 0.0) for one in mine},
                 "reused": [one.name for one in mine if one.label in reused],
             }
         )
@@ -101,7 +102,7 @@ def result(
         "stopped": _stopped(run, steps) if state == "succeeded" else None,
         "models": last["models"] if last else {"warm": None, "evolved": None},
         "best": {"name": best.name, "uri": best.uri, "directory": directory_of(best)} if best else None,
-        "seconds": {step.label: work_seconds(artifacts, step) for step in steps if step.state is StepState.DONE},
+        "seconds": seconds,
         "reused": [step.label for step in steps if step.label in reused],
     }
 

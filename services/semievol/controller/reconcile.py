@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semievol.common import errors, work
-from semievol.common.artifacts import Artifacts, Manifest
+from semievol.common.artifacts import Artifacts, Look, Manifest, Shard
 from semievol.controller.models import best_model, models_of, register_models, work_seconds
 from semievol.controller.plan import Addition, StepPlan, StepState
 from semievol.controller.registry import Registry
@@ -91,10 +91,12 @@ class RunDriver:
         self._world = surroundings
         self._active: dict[ShardId, ActiveJob] = {}
         self._rows: dict[str, list[int]] = {}  # by key of a sharded step
-        self._manifests: dict[tuple[str, int | None], Manifest] = {}
+        self._manifests: dict[Shard, Manifest] = {}
+        self._look = self._new_look()  # one for each look at everything
         self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
         self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
         self._retry_at: dict[ShardId, float] = {}
+        self._saved: set[str] = set()  # keys whose work is in the store
         self._announced: set[str] = set()
         self._started_here: set[str] = set()
         self._stop = threading.Event()
@@ -167,7 +169,8 @@ class RunDriver:
     def _advance(self) -> bool:
         """One look at everything. True if the run has ended."""
         self._look_at_jobs()
-        steps = self.run.plan(self._manifest)
+        self._look = self._new_look()
+        steps = self.run.plan(self._look)
         for step in steps:
             if step.state is StepState.DONE and step.label not in self._announced:
                 self._announce(step)
@@ -181,12 +184,8 @@ class RunDriver:
                 self._launch_missing(step)
         return False
 
-    def _manifest(self, key: str, shard: int | None) -> Manifest | None:
-        """What was found once stays found: manifests are immutable, and readers verify what they read."""
-        found = self._manifests.get((key, shard)) or self._world.artifacts.manifest(key, shard)
-        if found is not None:
-            self._manifests[key, shard] = found
-        return found
+    def _new_look(self) -> Look:
+        return Look(self._world.artifacts, verify=True, known=self._manifests)
 
     def _announce(self, step: StepPlan) -> None:
         self._announced.add(step.label)
@@ -198,7 +197,7 @@ class RunDriver:
         else:
             self._record({"type": "step_reused", **base})
         if step.work.kind == "report":
-            steps = self.run.plan(self._manifest)
+            steps = self.run.plan(self._look)
             for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
                 self._record({"type": "model_registered", "model": model.name})
 
@@ -222,7 +221,9 @@ class RunDriver:
         place = "" if shard is None else f"-{shard}"
         name = f"{self.run.id}-{step.iteration}-{step.name.replace('/', '-')}{place}-{attempt}"
         job = ActiveJob(name, step, shard, attempt)
-        work.save(self._world.artifacts.store, step.work)
+        if step.work.key not in self._saved:  # once for all its shards
+            work.save(self._world.artifacts.store, step.work)
+            self._saved.add(step.work.key)
         self._started_here.add(step.label)
         self._record(
             {
@@ -251,7 +252,7 @@ class RunDriver:
                 continue
             del self._active[work_id]
             assert job.step.work is not None
-            if status.state is JobState.SUCCEEDED and self._manifest(job.step.work.key, job.shard) is not None:
+            if status.state is JobState.SUCCEEDED and self._new_look()(job.step.work.key, job.shard) is not None:
                 continue
             self._job_failed(job, status.exit_code, status.message)
 
@@ -261,6 +262,7 @@ class RunDriver:
         tried = self._attempts[attempts] - self._first_attempts[attempts]
         retry = code not in _FINAL_CODES and tried < self._world.max_attempts
         self._manifests.clear()  # what looked intact may be what the job stumbled over
+        self._saved.clear()
         self._world.artifacts.distrust()
         self._record(
             {

@@ -14,6 +14,7 @@ from semievol.common.artifacts import Artifacts
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
+from semievol.common.stores.probe import probe as probe_store
 from semievol.controller.core import Controller
 from semievol.controller.diagnosis import Parts
 from semievol.controller.forecast import Forecaster
@@ -107,6 +108,8 @@ def service(settings: ControllerSettings, core: Controller) -> Service:
     servicer = ControllerServicer(core, workers, watchers)
 
     async def probe() -> None:
+        if settings.probe_store:
+            await workers.run(probe_store, open_store(settings.store))
         await workers.run(core.runs)
         if settings.resume_on_start:
             await workers.run(core.resume_all)

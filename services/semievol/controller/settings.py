@@ -17,7 +17,10 @@ class ControllerSettings(BaseSettings):
     """Where `python -m semievol.controller.server` listens: on loopback, the sixth of the suite's customary ports."""
 
     store: str = ""
-    """URI of the artifact store; on one machine the directory `artifacts` of the home."""
+    """URI of the artifact store: s3://BUCKET[/PREFIX] or file:///DIRECTORY; on one machine the directory `artifacts` of the home."""
+
+    probe_store: bool = True
+    """Whether the store's conditional create is tried at start (R3). Embedded mode does that itself, before it loads models."""
 
     models_directory: Path | None = None
     """Where models are laid out as plain PEFT directories; None on a cluster, where nobody could read them there."""

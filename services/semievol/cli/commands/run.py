@@ -7,15 +7,17 @@ from pathlib import Path
 import click
 
 from semievol.cli import output
-from semievol.cli.options import home_option, json_option, launcher_option, run_file_option
+from semievol.cli.options import home_option, json_option, launcher_option, milvus_option, run_file_option, store_option
 
 
 @click.command(short_help="Run an evolution on this machine, start to finish.")
 @run_file_option
 @home_option
+@store_option
+@milvus_option
 @launcher_option
 @json_option
-def run(run_file: Path, home: Path, launcher: str, as_json: bool) -> None:
+def run(run_file: Path, home: Path, store: str, milvus: str, launcher: str, as_json: bool) -> None:
     """Run an evolution on this machine, start to finish, and print its result.
 
     The same command again continues where it stopped, and prints what it reused. With --json, stdout gets exactly one JSON object, the
@@ -30,7 +32,7 @@ def run(run_file: Path, home: Path, launcher: str, as_json: bool) -> None:
     with output.on_interrupt(f"What is finished is kept; continue with: semievol run -f {run_file}"):
         announce(check_rows(spec))
         with (
-            suite(home, spec.model, spec.embedding, launcher) as services,
+            suite(home, spec.model, spec.embedding, launcher, store=store, milvus=milvus) as services,
             ControllerClient(services.addresses["controller"]) as client,
         ):
             submitted = client.submit(uploaded(client, spec))

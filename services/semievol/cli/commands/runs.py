@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semievol.cli import output
-from semievol.cli.options import Target, json_option, run_file_option, target_options
+from semievol.cli.options import Target, json_option, milvus_option, run_file_option, target_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,7 +219,7 @@ def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
             return
     with (
         output.on_interrupt(f"What is finished is kept; continue with: semievol retry {found.id}"),
-        suite(target.home, found.spec.model, found.spec.embedding, "inline") as services,
+        suite(target.home, found.spec.model, found.spec.embedding, "inline", store=target.store) as services,
         ControllerClient(services.addresses["controller"]) as client,
     ):
         ended = wait_for_end(client, client.retry_run(found.id, from_step))
@@ -229,8 +229,9 @@ def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
 @click.command(short_help="Show what a run would do and cost, and what is there already.")
 @run_file_option
 @target_options
+@milvus_option
 @json_option
-def plan(run_file: Path, target: Target, as_json: bool) -> None:
+def plan(run_file: Path, target: Target, milvus: str, as_json: bool) -> None:
     """Show what a run would do: rows, calls, estimated tokens and time of every step, what is there already and why the rest is not,
     and the prompts.
 
@@ -247,7 +248,8 @@ def plan(run_file: Path, target: Target, as_json: bool) -> None:
     with contextlib.ExitStack() as stack:
         address = target.address
         if not address:
-            address = stack.enter_context(suite(target.home, spec.model, spec.embedding, "inline")).addresses["controller"]
+            running = suite(target.home, spec.model, spec.embedding, "inline", store=target.store, milvus=milvus)
+            address = stack.enter_context(running).addresses["controller"]
         client = stack.enter_context(ControllerClient(address))
         planned = client.plan(uploaded(client, spec))
     if as_json:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from semievol.cli import output
-from semievol.cli.options import home_option, json_option, launcher_option
+from semievol.cli.options import home_option, json_option, launcher_option, milvus_option, store_option
+
+if TYPE_CHECKING:
+    from semievol.embedded import EmbeddedSettings
 
 
 @click.command(short_help="Run all services on this machine until stopped.")
@@ -24,28 +28,45 @@ from semievol.cli.options import home_option, json_option, launcher_option
     help="First of six consecutive ports; 0: any free ones.",
 )
 @home_option
+@store_option
+@milvus_option
 @launcher_option
 @json_option
-def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
+def serve(model: str, embedding: str, port: int, home: Path, store: str, milvus: str, launcher: str, as_json: bool) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
     Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
     """
     output.log_to_stderr()
+    from semievol.cli.connect import announce_backends
+    from semievol.embedded import EmbeddedSettings
+
+    announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
-        _serve(model, embedding, port, home, launcher, as_json)
+        _serve(
+            EmbeddedSettings(
+                home=home,
+                model=model,
+                embedding=embedding,
+                launcher=launcher,
+                port=port,
+                lasting=True,
+                store=store,
+                milvus=milvus,
+            ),
+            as_json,
+        )
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")
 
 
-def _serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
-    from semievol.embedded import Embedded, EmbeddedSettings
+def _serve(settings: EmbeddedSettings, as_json: bool) -> None:
+    from semievol.embedded import Embedded
 
-    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, port=port, lasting=True)
     with Embedded(settings) as embedded:
         if as_json:
-            output.json_line({"home": str(home), "addresses": dict(embedded.addresses)})
+            output.json_line({"home": str(settings.home), "addresses": dict(embedded.addresses)})
         else:
             output.data(output.table(["service", "address"], list(embedded.addresses.items())))
         output.note("Ready. Ctrl-C stops.")

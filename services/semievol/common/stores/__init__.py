@@ -16,7 +16,9 @@ def check_path(path: str) -> None:
 
 
 def open_store(uri: str) -> ObjectStore:
-    """`file:///absolute/directory` or a plain path. Raises InvalidInput for any other scheme."""
+    """`file:///absolute/directory`, a plain path, or `s3://bucket[/prefix]` (`stores.s3_bucket.Location`).
+
+    Raises InvalidInput(field=store) for any other scheme, NotSupported (a package is missing), StorageError."""
     from semievol.common.stores.local import LocalStore
 
     scheme = urlsplit(uri).scheme
@@ -24,4 +26,12 @@ def open_store(uri: str) -> ObjectStore:
         return LocalStore(Path(unquote(urlsplit(uri).path)))
     if not scheme:
         return LocalStore(Path(uri))
-    raise errors.InvalidInput(f"Artifact stores of scheme {scheme!r} are not known; use file:///DIRECTORY.", field="store")
+    if scheme == "s3":
+        try:
+            from semievol.common.stores.s3 import S3Store
+        except ImportError as error:
+            raise errors.NotSupported("Artifacts in S3 need a package: pip install 'semievol[s3]'.", field="store") from error
+        return S3Store(uri)
+    raise errors.InvalidInput(
+        f"Artifact stores of scheme {scheme!r} are not known; use file:///DIRECTORY or s3://BUCKET/PREFIX.", field="store"
+    )

@@ -47,6 +47,11 @@ class FakeStore:
             raise errors.NotFound(f"No object {path}.")
         return _BrokenStream() if self.fail_reads else io.BytesIO(self.objects[path])
 
+    def size(self, path: str) -> int | None:
+        check_path(path)
+        data = self.objects.get(path)
+        return None if data is None else len(data)
+
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [ObjectInfo(path, len(data)) for path, data in sorted(self.objects.items()) if path.startswith(prefix)]
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,15 @@ class LocalStore:
             raise errors.NotFound(f"No object {path} in {self._root}.") from error
         except OSError as error:
             raise errors.StorageError(f"Cannot read {path} in {self._root}: {error.strerror}.") from error
+
+    def size(self, path: str) -> int | None:
+        try:
+            file = self._target(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise errors.StorageError(f"Cannot read {path} in {self._root}: {error.strerror}.") from error
+        return file.st_size if stat.S_ISREG(file.st_mode) else None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         base = self._target(prefix.rpartition("/")[0]) if "/" in prefix else self._root
