@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from semievol.common.models import LocalModel, resolve_model
 
+from tests.servers.milvus import milvus_of_session, milvus_server  # noqa: F401
 from tests.word_model import make_word_model
 
 # Set before any library reads them; the processes that tests start inherit them.
