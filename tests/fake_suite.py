@@ -106,6 +106,7 @@ def fake_suite(
     parallelism: int = 1,
     launcher: str = "inline",
     index: VectorIndex | None = None,
+    max_attempts: int = 3,
 ) -> Iterator[Suite]:
     """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product. `index`: a real one of
     the caller's in place of the fake."""
@@ -128,6 +129,7 @@ def fake_suite(
             models_directory=home / "models",
             jobs_directory=home / "jobs",
             launcher=launcher,
+            max_attempts=max_attempts,
             parallelism=parallelism,
             poll_s=0.01,
             resume_on_start=False,

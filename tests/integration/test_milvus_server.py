@@ -86,7 +86,7 @@ def forget(index: MilvusIndex) -> None:
 
 def manifests(home: Path, index: MilvusIndex | Disturbed | None, **options: Any) -> dict[str, bytes]:
     """Path -> bytes of every manifest of one evolution whose steps retrieve."""
-    with fake_suite(home, index=index, **options) as suite:
+    with fake_suite(home, index=index, max_attempts=10, **options) as suite:
         result = suite.run(suite.spec(references=2, train={"references": 1}, shard_rows=6))
         assert result["error"] == ""
     root = home / "artifacts"

@@ -27,6 +27,7 @@ _PORTS = (
     "data-coord",
     "data-node",
 )
+_SETTINGS = ("--extra-config", "common.session.ttl=5")  # seconds that a killed server's successor waits for its leases
 
 
 class MilvusServer:
@@ -45,14 +46,13 @@ class MilvusServer:
 
     def start(self, token: str = "") -> None:
         """Returns when it has answered a search. Raises RuntimeError, with the end of its log, where it does not start."""
-        command = Path(sys.executable).with_name("milvus-server")
-        if not command.is_file():
-            raise RuntimeError(f"There is no {command}: the development dependencies are not installed (make setup).")
-        ports = [part for name, port in self._ports.items() for part in (f"--{name}-port", str(port))]
         self._directory.mkdir(parents=True, exist_ok=True)
+        command, environment = self._direct() if (self._directory / "configs" / "milvus.yaml").is_file() else self._wrapped()
         with (self._directory / "wrapper.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(command), "--data", str(self._directory), *ports, *self._extra],
+                command,
+                cwd=self._directory,
+                env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -63,6 +63,25 @@ class MilvusServer:
         except BaseException:
             self.kill()
             raise
+
+    def _wrapped(self) -> tuple[list[str], dict[str, str]]:
+        """The package's own command: it unpacks the server, writes its configuration and runs it."""
+        command = Path(sys.executable).with_name("milvus-server")
+        if not command.is_file():
+            raise RuntimeError(f"There is no {command}: the development dependencies are not installed (make setup).")
+        ports = [part for name, port in self._ports.items() for part in (f"--{name}-port", str(port))]
+        return [str(command), "--data", str(self._directory), *ports, *_SETTINGS, *self._extra], {}
+
+    def _direct(self) -> tuple[list[str], dict[str, str]]:
+        """What the command runs, for a second start: it would take other ports as long as the killed server's connections linger."""
+        binary = self._directory / "bin" / "milvus"
+        environment = {
+            "DEPLOY_MODE": "STANDALONE",
+            "METRICS_PORT": str(free_ports(1)[0]),
+            "MILVUS_RUN_DIR": str(self._directory / "run"),
+            "LD_LIBRARY_PATH": f"{binary.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        }
+        return [str(binary), "run", "standalone"], environment
 
     def kill(self) -> None:
         """SIGKILL to the wrapper and the server that is its child; returns when neither runs."""

@@ -127,17 +127,16 @@ def translate(error: Exception, what: str, where: str) -> errors.SemiEvolError:
     return errors.Unavailable(f"Milvus at {where}: {what} ({_first_line(text)}); is it running and healthy?")
 
 
-def _code(error: BaseException | None) -> Any:
+def _code(error: BaseException) -> Any:
     """A gRPC status code or a number of Milvus' own. Where connecting fails, pymilvus hides the cause's code behind one of its own."""
-    if isinstance(error, grpc.Call):
-        return error.code()
-    if isinstance(error, grpc.RpcError) or error is None:
-        return None
-    hidden = error.__cause__
-    while hidden is not None:
-        if isinstance(hidden, grpc.Call):
-            return hidden.code()
-        hidden = hidden.__cause__
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, grpc.Call):
+            return cause.code()
+        seen.append(cause)
+        # pymilvus raises errors from themselves; then only the context still says what happened
+        cause = cause.__cause__ if cause.__cause__ not in seen else cause.__context__
     return getattr(error, "code", None)
 
 
