@@ -214,9 +214,10 @@ def test_the_room_says_within_seconds_that_its_server_died_and_that_it_is_back(m
         print(f"not serving {died:.1f} s after the server's death, serving {back:.1f} s after its start")
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """A server that asks who calls; its first user is root, with the password Milvus."""
+@pytest.fixture
+def guarded(milvus_of_session: MilvusServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A server that asks who calls; its first user is root, with the password Milvus. A machine runs one server at a time."""
+    milvus_of_session.kill()
     server = MilvusServer(tmp_path_factory.mktemp("milvus-guarded"), "--authorization-enabled", "true")
     try:
         server.start("root:Milvus")

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import filelock
 import pytest
 
 START_S = 180.0  # 15 to 30 seconds on two idle cores
@@ -28,6 +30,11 @@ _PORTS = (
     "data-node",
 )
 _SETTINGS = ("--extra-config", "common.session.ttl=5")  # seconds that a killed server's successor waits for its leases
+
+
+# A Milvus server locks one file for the whole machine, /run/milvus/standalone.pid, and ends at once where another has it.
+_MACHINE = filelock.FileLock(Path(tempfile.gettempdir()) / "semievol-tests-milvus.lock", thread_local=False)
+_MACHINE_S = 240.0  # for another test session to end
 
 
 class MilvusServer:
@@ -48,6 +55,7 @@ class MilvusServer:
         """Returns when it has answered a search. Raises RuntimeError, with the end of its log, where it does not start."""
         self._directory.mkdir(parents=True, exist_ok=True)
         command, environment = self._direct() if (self._directory / "configs" / "milvus.yaml").is_file() else self._wrapped()
+        _MACHINE.acquire(timeout=_MACHINE_S)
         with (self._directory / "wrapper.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -95,6 +103,7 @@ class MilvusServer:
             time.sleep(0.05)
         assert not _members(self._process.pid), "the Milvus server outlived its SIGKILL"
         self._process = None
+        _MACHINE.release()
 
     def processes(self) -> list[int]:
         """Ids of the wrapper and the server."""

@@ -50,6 +50,8 @@ def service(settings: RetrievalSettings, backend: VectorIndex | None = None) -> 
         looking.pop().result()
 
     async def close() -> None:
+        for look in looking:
+            look.cancel()
         await asyncio.to_thread(workers.close)
         if isinstance(own, MilvusIndex):
             await asyncio.to_thread(own.close)
