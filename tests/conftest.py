@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from semievol.common.models import LocalModel, resolve_model
 
+from tests.servers.milvus import milvus_of_session, milvus_server  # noqa: F401 - fixtures
 from tests.servers.s3 import minio_server, s3_credentials, seaweedfs_server  # noqa: F401 - fixtures
 from tests.word_model import make_word_model
 

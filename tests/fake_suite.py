@@ -27,6 +27,7 @@ from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.settings import GenerationSettings
 from semievol.judging import server as judging_server
 from semievol.judging.settings import JudgingSettings
+from semievol.ports import VectorIndex
 from semievol.retrieval import server as retrieval_server
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.settings import RetrievalSettings
@@ -106,20 +107,23 @@ def fake_suite(
     parallelism: int = 1,
     launcher: str = "inline",
     store: str = "",
+    index: VectorIndex | None = None,
+    max_attempts: int = 3,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
-    `engine_faults`: as FakeEngine has them."""
+    `index`: a real one of the caller's in place of the fake. `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
     store = store or (home / "artifacts").as_uri()
     artifacts = Artifacts(open_store(store))
     engine = FakeEngine(script, artifacts=artifacts, cache=home / "cache", base="fake", **engine_faults)
-    trainer, index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
+    trainer, fake_index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
+    retrieval = retrieval_server.service(RetrievalSettings(), index or fake_index)
     addresses: dict[str, str] = {}
     with ExitStack() as stack:
         addresses["embedding"] = stack.enter_context(running(embedding_server.service(EmbeddingSettings(), FakeEmbedder())))
-        addresses["retrieval"] = stack.enter_context(running(retrieval_server.service(RetrievalSettings(), index)))
+        addresses["retrieval"] = stack.enter_context(running(retrieval))
         addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine)))
         generation = GenerationClient(addresses["generation"])
         addresses["judging"] = stack.enter_context(running(judging_server.service(JudgingSettings(), generation)))
@@ -129,6 +133,7 @@ def fake_suite(
             models_directory=home / "models",
             jobs_directory=home / "jobs",
             launcher=launcher,
+            max_attempts=max_attempts,
             parallelism=parallelism,
             poll_s=0.01,
             resume_on_start=False,
@@ -139,7 +144,7 @@ def fake_suite(
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)
-        yield Suite(home, store, engine, trainer, index, client, generation, addresses | {"controller": address})
+        yield Suite(home, store, engine, trainer, fake_index, client, generation, addresses | {"controller": address})
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -1,6 +1,7 @@
-"""What every VectorIndex does: the fake, Milvus Lite, and the gRPC client in front of each.
+"""What every VectorIndex does: the fake, Milvus Lite, a Milvus server, and the gRPC client in front of each.
 
-The fake is exact by construction (numpy), so it is the oracle for the others.
+The fake is exact by construction (numpy), so it is the oracle for the others. The server is of version 2.3.5, which has no BM25: what
+needs it has to be refused there by name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from semievol.retrieval.server import service
 from semievol.retrieval.settings import RetrievalSettings
 
 from tests.running import running
+from tests.servers.milvus import MilvusServer
 
 D = 8
 NUMBERS = itertools.count()
@@ -34,16 +36,40 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusIndex]:
     index.close()
 
 
-@pytest.fixture(scope="module", params=["fake", "client-fake", "milvus", "client-milvus"])
-def index(request: pytest.FixtureRequest) -> Iterator[VectorIndex]:
-    backend: VectorIndex = request.getfixturevalue("milvus") if "milvus" in request.param else FakeVectorIndex()
-    if not request.param.startswith("client"):
-        yield backend
+@pytest.fixture(scope="module")
+def server(milvus_of_session: MilvusServer) -> Iterator[MilvusIndex]:
+    milvus_of_session.ensure_running()
+    index = MilvusIndex(connect(milvus_of_session.uri))
+    yield index
+    index.close()
+
+
+BACKENDS = ["fake", "milvus", "server"]
+
+
+@pytest.fixture(scope="module", params=BACKENDS + [f"client-{backend}" for backend in BACKENDS])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def index(request: pytest.FixtureRequest, backend: str) -> Iterator[VectorIndex]:
+    kind = backend.removeprefix("client-")
+    behind: VectorIndex = FakeVectorIndex() if kind == "fake" else request.getfixturevalue(kind)
+    if kind == backend:
+        yield behind
         return
-    with running(service(RetrievalSettings(), backend)) as address:
+    with running(service(RetrievalSettings(), behind)) as address:
         client = RetrievalClient(address)
         yield client
         client.close()
+
+
+@pytest.fixture(scope="module")
+def bm25(backend: str) -> bool:
+    """Whether this backend has text search."""
+    return not backend.endswith("server")
 
 
 @pytest.fixture
@@ -146,7 +172,22 @@ def test_an_empty_collection_has_no_hits_and_no_queries_give_no_results(index: V
     assert index.describe(name).row_count == 0
 
 
-def test_bm25_finds_by_words_and_dense_search_works_beside_it(index: VectorIndex, name: str) -> None:
+def test_text_search_that_a_server_lacks_is_refused_with_its_version_and_nothing_is_made(
+    index: VectorIndex, name: str, bm25: bool
+) -> None:
+    if bm25:
+        index.create(CollectionSpec(name, D, text_search=True))
+        return
+    with pytest.raises(errors.NotSupported, match=r"BM25 text search needs Milvus 2\.5 or later; .* is 2\.3\.5") as caught:
+        index.create(CollectionSpec(name, D, text_search=True))
+    assert caught.value.field == "collection.text_search"
+    with pytest.raises(errors.NotFound):
+        index.describe(name)
+
+
+def test_bm25_finds_by_words_and_dense_search_works_beside_it(index: VectorIndex, name: str, bm25: bool) -> None:
+    if not bm25:
+        return  # refused: the test above
     index.create(CollectionSpec(name, D, text_search=True))
     texts = ["the lift is stuck", "my invoice is wrong", "the lift makes a noise and the lift stops", ""]
     library = units(4)
@@ -175,8 +216,8 @@ def test_bm25_on_a_collection_without_it_is_not_supported(index: VectorIndex, na
         CollectionSpec("x", D, IndexType.HNSW, True),
     ],
 )
-def test_a_collection_is_described_as_it_was_created(index: VectorIndex, name: str, spec: CollectionSpec) -> None:
-    spec = CollectionSpec(name, spec.dimension, spec.index, spec.text_search)
+def test_a_collection_is_described_as_it_was_created(index: VectorIndex, name: str, spec: CollectionSpec, bm25: bool) -> None:
+    spec = CollectionSpec(name, spec.dimension, spec.index, spec.text_search and bm25)
     index.create(spec)
     index.create(spec)  # again: no error
     assert index.describe(name).spec == spec
@@ -186,12 +227,13 @@ def test_a_collection_is_described_as_it_was_created(index: VectorIndex, name: s
     ("dimension", "kind", "text_search"), [(D + 1, IndexType.FLAT, False), (D, IndexType.HNSW, False), (D, IndexType.FLAT, True)]
 )
 def test_another_collection_under_the_same_name_is_refused(
-    index: VectorIndex, name: str, dimension: int, kind: IndexType, text_search: bool
+    index: VectorIndex, name: str, dimension: int, kind: IndexType, text_search: bool, bm25: bool
 ) -> None:
     index.create(CollectionSpec(name, D))
-    with pytest.raises(errors.AlreadyExists) as caught:
+    refusal = errors.AlreadyExists if bm25 or not text_search else errors.NotSupported
+    with pytest.raises(refusal) as caught:
         index.create(CollectionSpec(name, dimension, kind, text_search))
-    assert caught.value.field == "collection.name"
+    assert caught.value.field == ("collection.name" if refusal is errors.AlreadyExists else "collection.text_search")
 
 
 def test_a_dropped_collection_is_gone_and_can_be_made_anew(index: VectorIndex, name: str) -> None:
@@ -252,9 +294,12 @@ GOOD = units(1)[0]
     ],
 )
 def test_a_bad_record_names_its_field_and_nothing_is_written(
-    index: VectorIndex, name: str, bad: VectorRecord, field: str
+    index: VectorIndex, name: str, bad: VectorRecord, field: str, bm25: bool
 ) -> None:
-    index.create(CollectionSpec(name, D, text_search=field.endswith("text")))
+    index.create(CollectionSpec(name, D, text_search=field.endswith("text") and bm25))
+    if field.endswith("text") and not bm25:  # a text that nothing will search may have any length
+        assert index.upsert(name, [bad]) == 1
+        return
     with pytest.raises(errors.InvalidInput) as caught:
         index.upsert(name, [VectorRecord("good", GOOD), bad])
     assert caught.value.field == field
@@ -273,9 +318,11 @@ def test_a_bad_record_names_its_field_and_nothing_is_written(
         (VectorQuery(text=" "), 1, "queries[1].text"),
     ],
 )
-def test_a_bad_query_names_its_field(index: VectorIndex, name: str, query: VectorQuery, limit: int, field: str) -> None:
-    index.create(CollectionSpec(name, D, text_search=True))
-    with pytest.raises(errors.InvalidInput) as caught:
+def test_a_bad_query_names_its_field(
+    index: VectorIndex, name: str, query: VectorQuery, limit: int, field: str, bm25: bool
+) -> None:
+    index.create(CollectionSpec(name, D, text_search=bm25))
+    with pytest.raises(errors.InvalidInput if bm25 else (errors.InvalidInput, errors.NotSupported)) as caught:
         index.search(name, [VectorQuery(vector=GOOD), query], limit)
     assert caught.value.field == field
 

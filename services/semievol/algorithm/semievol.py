@@ -118,7 +118,7 @@ def nearest_labeled(
     """Row id -> ids of its k nearest labeled rows, nearest first. D1: exact, ties by id, never itself."""
     if k == 0:
         return {row.id: [] for row in rows}
-    queries = [VectorQuery(vector=vector.tolist(), exclude_id=row.id) for row, vector in zip(rows, vectors, strict=True)]
+    queries = [VectorQuery(vector=vector, exclude_id=row.id) for row, vector in zip(rows, vectors, strict=True)]
     hits = index.search(collection, queries, k)
     return {row.id: [hit.id for hit in found] for row, found in zip(rows, hits, strict=True)}
 

@@ -121,17 +121,33 @@ def rank(hits: Iterable[Hit], limit: int, exclude_id: str = "") -> list[Hit]:
     return sorted(kept, key=lambda hit: (-hit.score, hit.id))[:limit]
 
 
+_PROBE = CollectionSpec("semievol_probe", 2)
+
+
 def probe(index: VectorIndex) -> None:
     """One real upsert and one real search. The collection stays: several replicas may probe at once."""
-    spec = CollectionSpec("semievol_probe", 2)
     try:
-        index.create(spec)
+        index.create(_PROBE)
     except errors.AlreadyExists:  # another version of this service made it; there is nothing in it to keep
-        index.drop(spec.name)
-        index.create(spec)
-    index.upsert(spec.name, [VectorRecord("ready", [1.0, 0.0])])
-    if not index.search(spec.name, [VectorQuery(vector=[1.0, 0.0])], 1)[0]:
+        index.drop(_PROBE.name)
+        index.create(_PROBE)
+    index.upsert(_PROBE.name, [VectorRecord("ready", [1.0, 0.0])])
+    if not _probe_finds(index):
         raise errors.Unavailable("The vector store does not find what was just written into it.")
+
+
+def recheck(index: VectorIndex) -> None:
+    """One real search, every few seconds; it writes only where what `probe` wrote is gone."""
+    try:
+        found = _probe_finds(index)
+    except (errors.NotFound, errors.AlreadyExists, errors.InvalidInput):
+        found = False
+    if not found:
+        probe(index)
+
+
+def _probe_finds(index: VectorIndex) -> bool:
+    return bool(index.search(_PROBE.name, [VectorQuery(vector=[1.0, 0.0])], 1)[0])
 
 
 def _unit(vector: Vector, spec: CollectionSpec, field: str) -> FloatMatrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,13 +20,20 @@ class RetrievalSettings(BaseSettings):
     """What holds the vectors; `fake` is for tests."""
 
     uri: str = "semievol-vectors.db"
-    """A Milvus server (http://HOST:PORT), or a path ending in .db: Milvus Lite in this process, which needs no server."""
+    """A Milvus server (http[s]://HOST:PORT), or a path ending in .db: Milvus Lite in this process, which needs no server. The server's token,
+    `user:password` or an API key, is SEMIEVOL_MILVUS_TOKEN, or in the file that SEMIEVOL_MILVUS_TOKEN_FILE names."""
 
-    token: SecretStr = SecretStr("")
-    """`user:password` or an API key of the Milvus server; empty where it asks for none."""
+    database: str = ""
+    """Which of the server's databases; empty for its default one. Milvus Lite has only that."""
 
     call_timeout_s: float = Field(default=30.0, gt=0)
-    """How long one call to Milvus may take, its own retries included; searches of a page take about a second on a CPU."""
+    """How long one call to Milvus may take; searches of a page take about a second on a CPU."""
+
+    check_every_s: float = Field(default=2.0, gt=0)
+    """How often a search is tried; while none works, health says NOT_SERVING."""
+
+    check_timeout_s: float = Field(default=5.0, gt=0)
+    """How long that search may take. One that Milvus has to wait for its own clock for takes a quarter of a second."""
 
     worker_count: int = Field(default=4, ge=1)
     """Calls at work at once; they wait for Milvus more than they compute."""

@@ -20,7 +20,7 @@ def run(step: StepContext) -> dict[str, bytes]:
     outputs = {"vectors.npy": buffer.getvalue()}
     k = step.params["references"]
     if k:
-        name = collections.ensure(step.services.retrieval, rows, vectors)
-        nearest = semievol.nearest_labeled(step.services.retrieval, name, rows, vectors, k)
+        library = collections.Library(step.services.retrieval, rows, vectors)
+        nearest = library.searched(lambda: library.nearest(rows, vectors, k))
         outputs["references.jsonl"] = records.to_lines({"id": row.id, "references": nearest[row.id]} for row in rows)
     return outputs

@@ -7,6 +7,9 @@ import io
 import numpy as np
 
 from semievol.algorithm import semievol
+from semievol.algorithm.types import Row
+from semievol.common.limits import MAX_PAGE_ROWS
+from semievol.ports import FloatMatrix
 from semievol.steps import collections, records
 from semievol.steps.context import StepContext
 
@@ -14,19 +17,29 @@ from semievol.steps.context import StepContext
 def run(step: StepContext) -> dict[str, bytes]:
     labeled = step.rows("labeled")
     vectors = np.load(io.BytesIO(step.artifacts.read(step.inputs["vectors"][0].file)), allow_pickle=False)
-    index, k = step.services.retrieval, step.params["references"]
-    name = collections.ensure(index, labeled, vectors)
-    outputs = {}
+    library = collections.Library(step.services.retrieval, labeled, vectors)
+    return library.searched(lambda: _references(step, library))
+
+
+def _references(step: StepContext, library: collections.Library) -> dict[str, bytes]:
+    outputs, k = {}, step.params["references"]
     parts = [
         [records.row_from_record(one) for one in step.artifacts.read_json_lines(entry.file)] for entry in step.inputs["rows"]
     ]
     done, total = 0, sum(len(part) for part in parts)
+    waiting: list[
+        tuple[int, list[Row], FloatMatrix]
+    ] = []  # parts that are embedded, as their shards will be, but not searched for
     for number, part in enumerate(parts):
-        queries = semievol.embed_tasks(step.services.embedding, part, cancel=step.cancel)
-        nearest = semievol.nearest_labeled(index, name, part, queries, k)
-        outputs[f"references/{number:05d}.jsonl"] = records.to_lines(
-            {"id": row.id, "references": nearest[row.id]} for row in part
-        )
-        done += len(part)
+        waiting.append((number, part, semievol.embed_tasks(step.services.embedding, part, cancel=step.cancel)))
+        if number + 1 < len(parts) and sum(len(one) for _, one, _ in waiting) < MAX_PAGE_ROWS:
+            continue
+        rows = [row for _, one, _ in waiting for row in one]
+        nearest = library.nearest(rows, np.concatenate([queries for _, _, queries in waiting]), k)
+        for place, one, _ in waiting:
+            lines = records.to_lines({"id": row.id, "references": nearest[row.id]} for row in one)
+            outputs[f"references/{place:05d}.jsonl"] = lines
+        waiting.clear()
+        done += len(rows)
         step.progress(done, total, "rows")
     return outputs

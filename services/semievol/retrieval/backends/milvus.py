@@ -17,6 +17,7 @@ from semievol.retrieval.backends.milvus_connection import Connection
 
 _ROWS_PER_CALL = 1000  # 1.5 MB at 384 dimensions; Milvus refuses messages over 64 MB
 _MAX_FETCH = 16_384  # Milvus' most hits for a query
+_HITS_PER_CALL = 200_000  # 20 MB where ids are short; a thousand queries that all tie would else ask for 16 million
 _BM25_SINCE = (2, 5)
 _HNSW_BUILD = {"M": 16, "efConstruction": 200}  # Milvus' documented middle values
 _FLUSH_ROWS = 256  # Milvus Lite reads rows that are not flushed one by one: 4000 cost 0.5 s of every call, after a flush 4 ms
@@ -34,11 +35,8 @@ class MilvusIndex:
 
     def create(self, spec: CollectionSpec) -> None:
         core.check_spec(spec)
-        if spec.text_search and (version := self._server_version()) and version < _BM25_SINCE:
-            raise errors.NotSupported(
-                f"BM25 text search needs Milvus 2.5 or later; the server at {self._connection.where} is {version[0]}.{version[1]}.",
-                field="collection.text_search",
-            )
+        if spec.text_search:
+            self._check_text_search()
         self._index_types.pop(spec.name, None)  # another process may have made it anew with another index
         existing = self._find(spec.name)
         if existing is None:
@@ -100,18 +98,23 @@ class MilvusIndex:
 
     def _find(self, name: str) -> CollectionSpec | None:
         """What the collection is. None: not there, or its maker died before the index (vectors are a cache: it is made anew)."""
-        if not self._connection.call("has_collection", name):
+        fields = self._fields(name)
+        index = fields and (self._index_types.get(name) or self._index_type(name))
+        if fields is None or index is None:
             self._forget(name)
+            return None
+        self._index_types[name] = index
+        return CollectionSpec(name, fields[0], index, fields[1])
+
+    def _fields(self, name: str) -> tuple[int, bool] | None:
+        """(dimension, whether it has text search) of a collection, whatever its index; None where there is none."""
+        if not self._connection.call("has_collection", name):
             return None
         described = self._connection.call("describe_collection", name)
         fields = {field["name"]: field for field in described["fields"]}
         if "id" not in fields or "vector" not in fields:
             raise _foreign(name)
-        index = self._index_types.get(name) or self._index_type(name)
-        if index is None:
-            return None
-        self._index_types[name] = index
-        return CollectionSpec(name, int(fields["vector"]["params"]["dim"]), index, text_search="sparse" in fields)
+        return int(fields["vector"]["params"]["dim"]), "sparse" in fields
 
     def _index_type(self, name: str) -> IndexType | None:
         if "vector" not in self._connection.call("list_indexes", name):
@@ -122,11 +125,15 @@ class MilvusIndex:
         return IndexType(kind)
 
     def _create(self, spec: CollectionSpec) -> None:
+        """Makes the collection, or finishes one that a killed process left without its index. Others may be making the same one."""
         self._forget(spec.name)
-        self._connection.call("drop_collection", spec.name)  # what a killed process left half-made
         schema, indexes = _schema(self._connection.client, spec)
+        wanted, there = (spec.dimension, spec.text_search), self._fields(spec.name)
         try:
-            self._connection.call("create_collection", spec.name, schema=schema, consistency_level="Strong")
+            if there is not None and there != wanted:
+                self._connection.call("drop_collection", spec.name)
+            if there != wanted:
+                self._connection.call("create_collection", spec.name, schema=schema, consistency_level="Strong")
             # Not together with the collection: pymilvus would wait half a second for an index over no rows.
             self._connection.call("create_index", spec.name, indexes, sync=False)
             self._make_ready(spec.name)
@@ -165,13 +172,17 @@ class MilvusIndex:
         sign = abs if field == "sparse" else float
         return [[Hit(hit["id"], sign(hit["distance"])) for hit in hits] for hits in answers]
 
-    def _server_version(self) -> tuple[int, int] | None:
-        """(major, minor) of a server; None for Milvus Lite, which has what we need."""
+    def _check_text_search(self) -> None:
+        """Raises NotSupported where the server is too old. Milvus Lite has BM25, in this process or as a server of its own."""
         if self._connection.lite_path is not None:
-            return None
-        text = self._connection.call("get_server_version")
-        match = re.search(r"v?(\d+)\.(\d+)", text)
-        return (int(match[1]), int(match[2])) if match and "lite" not in text else None
+            return
+        version = self._connection.server_version()
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and (int(numbers[1]), int(numbers[2])) < _BM25_SINCE:
+            raise errors.NotSupported(
+                f"BM25 text search needs Milvus 2.5 or later; the server at {self._connection.where} is {version}.",
+                field="collection.text_search",
+            )
 
 
 def _foreign(name: str) -> errors.AlreadyExists:
@@ -189,7 +200,9 @@ def _search_to_the_last_tie(
     count = min(limit + 2, _MAX_FETCH)  # one for the excluded row, one to see whether the last score differs
     while rows:
         undecided = []
-        for i, hits in zip(rows, fetch(rows, count), strict=True):
+        per_call = max(1, _HITS_PER_CALL // count)
+        parts = [rows[start : start + per_call] for start in range(0, len(rows), per_call)]
+        for i, hits in ((i, hits) for part in parts for i, hits in zip(part, fetch(part, count), strict=True)):
             found[i] = core.rank(hits, limit, queries[i].exclude_id)
             full = len(hits) == count and len(found[i]) == limit
             if full and count < _MAX_FETCH and core.rounded(hits[-1].score) == found[i][-1].score:

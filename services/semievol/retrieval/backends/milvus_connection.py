@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import random
+import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from semievol.common import errors
+from semievol.common.endpoints import check_url, is_url
 
-log = logging.getLogger(__name__)
+TOKEN_NAME = "SEMIEVOL_MILVUS_TOKEN"
+_CONNECT_S = 10.0  # of one attempt to connect; pymilvus waits this long too when it reconnects
+_AWAY_S = 10.0  # a call's patience with a server that restarts; the retries of clients and steps make two minutes of it
+_BACKOFF_S = 0.2  # first wait; doubles
 
-_COLLECTION_NOT_FOUND = 100  # pymilvus.exceptions.ErrorCode
+# Codes of a MilvusException (Milvus' merr package; pymilvus names only some of them).
+_COLLECTION_NOT_FOUND = 100
+_NOT_LOADED = (101, 103)  # released by somebody, or not all of it is loaded (again)
+_DATABASE_NOT_FOUND = 800
+_RATE_LIMIT = 8
 _LOCK_FILE = "LOCK"  # Milvus Lite holds an advisory lock on it
+_KEEPALIVE = {"grpc.keepalive_permit_without_calls": False}  # Milvus Lite hangs up on a client that pings while nothing is asked
 
 
 class Connection:
@@ -26,13 +38,35 @@ class Connection:
         self._timeout_s = timeout_s
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """One method of pymilvus.MilvusClient, retries of its own within the timeout. Raises NotFound, NotAllowed, Unavailable."""
+        """One method of pymilvus.MilvusClient. While the server is away it is tried again for some seconds: all that this package asks of
+        Milvus may be asked twice. Raises NotFound, NotAllowed, NotSupported, Busy, Unavailable.
+        """
+        from pymilvus.exceptions import MilvusException
+
+        end = time.monotonic() + (_AWAY_S if self.lite_path is None else 0.0)
+        for attempt in itertools.count():
+            try:
+                return self._once(method, args, kwargs)
+            except (MilvusException, grpc.RpcError) as error:
+                wait = _BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)
+                if _code(error) is not grpc.StatusCode.UNAVAILABLE or time.monotonic() + wait > end:
+                    raise translate(error, f"{method} failed", self.where) from error
+            time.sleep(wait)
+
+    def _once(self, method: str, args: Any, kwargs: Any) -> Any:
         from pymilvus.exceptions import MilvusException
 
         try:
             return getattr(self.client, method)(*args, timeout=self._timeout_s, **kwargs)
-        except (MilvusException, grpc.RpcError) as error:
-            raise translate(error, f"{method} failed", self.where) from error
+        except MilvusException as error:
+            if error.code not in _NOT_LOADED:
+                raise
+        self.client.load_collection(args[0], timeout=self._timeout_s)
+        return getattr(self.client, method)(*args, timeout=self._timeout_s, **kwargs)
+
+    def server_version(self) -> str:
+        """As the server writes it, without the v: `2.3.5`."""
+        return str(self.call("get_server_version")).removeprefix("v")
 
     def close(self) -> None:
         self.client.close()
@@ -42,11 +76,12 @@ class Connection:
             server_manager_instance.release_server(str(self.lite_path))
 
 
-def connect(uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> Connection:
-    """`uri` is a server (http://HOST:PORT) or a path ending in .db. Raises with field `uri` InvalidInput (it is neither), NotSupported (a
-    package is missing); NotAllowed (token); Unavailable (no server there, or another process has the file); StorageError.
+def connect(uri: str, token: str = "", *, database: str = "", call_timeout_s: float = 30.0) -> Connection:
+    """`uri` is a server (http[s]://HOST:PORT) or a path ending in .db. `token` is `user:password` or an API key. Raises with field `uri`
+    InvalidInput (it is neither), NotSupported (a package is missing); NotAllowed (token); NotFound (database); Unavailable (no server
+    there, or another process has the file); StorageError.
     """
-    lite = not uri.startswith(("http://", "https://", "tcp://"))
+    lite = not is_url(uri)
     if lite and not uri.endswith(".db"):
         raise errors.InvalidInput(f"{uri!r} is neither http://HOST:PORT nor a path ending in .db.", field="uri")
     try:
@@ -59,11 +94,13 @@ def connect(uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> Conne
     for name in ("pymilvus", "milvus_lite"):  # they log, with tracebacks, what they also raise
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     path = _prepare_lite(uri) if lite else None
-    where = str(path or uri)
+    where = str(path or check_url(uri, field="uri"))
+    options: dict[str, Any] = {"grpc_options": _KEEPALIVE} if lite else {"token": token, "db_name": database}
     try:
-        # Milvus Lite hangs up on a client that pings while nothing is asked, and gRPC then writes warnings to stderr.
-        quiet = {"grpc_options": {"grpc.keepalive_permit_without_calls": False}} if lite else {}
-        client = MilvusClient(uri=where, token=token, timeout=call_timeout_s, **quiet)
+        # Of its own: pymilvus never closes a shared connection, and two of this process would share their reconnections' failures.
+        client = MilvusClient(uri=where, timeout=min(call_timeout_s, _CONNECT_S), dedicated=True, **options)
+        if not lite:
+            client.list_collections(timeout=call_timeout_s)  # connecting alone does not look at the database's name
     except (MilvusException, grpc.RpcError) as error:
         if path is not None:
             raise errors.Unavailable(_why_lite_fails(path)) from error
@@ -73,13 +110,34 @@ def connect(uri: str, token: str = "", *, call_timeout_s: float = 30.0) -> Conne
 
 def translate(error: Exception, what: str, where: str) -> errors.SemiEvolError:
     """Our error for one of pymilvus' or gRPC's."""
-    code = error.code() if isinstance(error, grpc.Call) else getattr(error, "code", None)
+    code = _code(error)
     text = str(getattr(error, "message", "") or (error.details() if isinstance(error, grpc.Call) else error))
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return errors.NotAllowed(f"Milvus at {where} refuses the token; check SEMIEVOL_RETRIEVAL_TOKEN.")
+        return errors.NotAllowed(f"Milvus at {where} refuses the token; check {TOKEN_NAME} (user:password or an API key).")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.NotSupported(f"Milvus at {where}: {what}, this server is too old for it ({_first_line(text)}).")
     if code == _COLLECTION_NOT_FOUND:
         return errors.NotFound(f"Milvus at {where} has no such collection (any more).", field="collection")
+    if code == _DATABASE_NOT_FOUND:
+        return errors.NotFound(
+            f"Milvus at {where} has no such database; create it or check SEMIEVOL_RETRIEVAL_DATABASE.", field="database"
+        )
+    if code == _RATE_LIMIT:
+        return errors.Busy(f"Milvus at {where}: {what}, it takes no more for now ({_first_line(text)}).")
     return errors.Unavailable(f"Milvus at {where}: {what} ({_first_line(text)}); is it running and healthy?")
+
+
+def _code(error: BaseException) -> Any:
+    """A gRPC status code or a number of Milvus' own. Where connecting fails, pymilvus hides the cause's code behind one of its own."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, grpc.Call):
+            return cause.code()
+        seen.append(cause)
+        # pymilvus raises errors from themselves; then only the context still says what happened
+        cause = cause.__cause__ if cause.__cause__ not in seen else cause.__context__
+    return getattr(error, "code", None)
 
 
 def _first_line(text: str) -> str:

@@ -60,7 +60,7 @@ class Collection(_message.Message):
     index_type: Global___IndexType.ValueType
     """How vectors are searched."""
     text_search: _builtins.bool
-    """Whether records' texts are searchable by BM25."""
+    """Whether records' texts are searchable by BM25. A Milvus server before 2.5 cannot: UNIMPLEMENTED, with its version."""
     def __init__(
         self,
         *,
