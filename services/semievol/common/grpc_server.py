@@ -203,22 +203,29 @@ async def _abort(context: Context, method: str, error: Exception, started: float
 
 @dataclass(frozen=True)
 class Service:
-    """One service of a server: its full proto name, how to register its servicer, and how to prove that it works (R12)."""
+    """One service of a server: its full proto name, how to register its servicer, and how to prove that it works (R12).
+
+    `check` is for services whose work is done elsewhere: it raises while that does not work, and is called every `check_every_s` seconds.
+    """
 
     name: str
     register: Callable[[grpc.aio.Server], None]
     probe: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]] | None = None
+    check: Callable[[], Awaitable[None]] | None = None
+    check_every_s: float = 10.0
 
 
 class Server:
-    """A gRPC server with health and reflection. NOT_SERVING until every probe has succeeded."""
+    """A gRPC server with health and reflection. NOT_SERVING until every probe has succeeded, and while a check fails."""
 
     def __init__(self, services: Sequence[Service], address: str = "127.0.0.1:0") -> None:
         self._services = services
         self._address = address
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
         self._health = health_aio.HealthServicer()
+        self._failing: set[str] = set()
+        self._checks: list[asyncio.Task[None]] = []
         self.address = ""
 
     async def start(self) -> None:
@@ -245,9 +252,29 @@ class Server:
             await self._server.stop(None)
             raise
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._checks = [asyncio.create_task(self._keep_checking(service)) for service in self._services if service.check]
+
+    async def _keep_checking(self, service: Service) -> None:
+        assert service.check is not None
+        while True:
+            await asyncio.sleep(service.check_every_s)
+            try:
+                await service.check()
+            except Exception as error:
+                if service.name not in self._failing:
+                    log.error("%s does not work: %s", service.name, error)
+                self._failing.add(service.name)
+            else:
+                if service.name in self._failing:
+                    log.info("%s works again", service.name)
+                self._failing.discard(service.name)
+            await self._health.set(service.name, _state(service.name not in self._failing))
+            await self._health.set("", _state(not self._failing))
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Stops taking calls, lets those in flight finish for `grace_s` seconds, then closes the services."""
+        for check in self._checks:
+            check.cancel()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         for service in self._services:
@@ -256,3 +283,7 @@ class Server:
 
     async def wait(self) -> None:
         await self._server.wait_for_termination()
+
+
+def _state(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

@@ -1,0 +1,57 @@
+"""Servers elsewhere that a run file names by URL, and the keys that open them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from semievol.common import errors
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_url(reference: str) -> bool:
+    return reference.lower().startswith(("http://", "https://"))
+
+
+def check_url(url: str, *, field: str) -> str:
+    """The URL without a slash at its end. Raises InvalidInput(field=); what a URL holds is printed and recorded, so it must hold no secret."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise errors.InvalidInput(f"{url} is no URL: {error}.", field=field) from error
+    if parts.username or parts.password:
+        raise errors.InvalidInput(
+            f"The URL of {host} carries a password; leave it out, and give a key by environment variable or file.", field=field
+        )
+    if not host or parts.query or parts.fragment or any(letter.isspace() for letter in url):
+        raise errors.InvalidInput(f"{url} is not of the form http://host:port or https://host:port/path.", field=field)
+    return url.rstrip("/")
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in _LOOPBACK
+
+
+def secret(name: str) -> SecretStr | None:
+    """The environment variable NAME, else what the file holds that NAME_FILE names; None where neither is set. Raises NotFound, InvalidInput."""
+    value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
+    if not value and file:
+        try:
+            value = Path(file).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.NotFound(f"The file of {name}_FILE, {file}, cannot be read: {errors.first_line(error)}.") from error
+        if not value.strip():
+            raise errors.InvalidInput(f"The file of {name}_FILE, {file}, is empty.")
+    value = value.strip()
+    if not value:
+        return None
+    if not value.isascii() or not value.isprintable():
+        raise errors.InvalidInput(f"{name} holds characters that no key has (line breaks, letters beyond ASCII).")
+    return SecretStr(value)
