@@ -6,10 +6,12 @@ import asyncio
 
 from semievol.algorithm.types import Message
 from semievol.common.artifacts import Artifacts
+from semievol.common.endpoints import is_private, secret
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
 from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.backends.openai import KEY_NAME, OpenAIEngine
 from semievol.generation.core import Engine
 from semievol.generation.servicer import GenerationServicer
 from semievol.generation.settings import GenerationSettings
@@ -22,6 +24,15 @@ _READY = Prompt("ready", (Message("user", "Are you ready?"),))
 
 def engine(settings: GenerationSettings) -> Engine:
     """The backend that the settings name, its weights loaded. Raises as the backend's constructor."""
+    if settings.backend == "openai" or (settings.backend == "auto" and settings.endpoint):
+        key = secret(KEY_NAME) or (secret("OPENAI_API_KEY") if is_private(settings.endpoint) else None)
+        return OpenAIEngine(
+            settings.endpoint,
+            settings.model,
+            api_key=key,
+            timeout_s=settings.timeout_s,
+            parallel_calls=settings.parallel_calls,
+        )
     artifacts = Artifacts(open_store(settings.store))
     if settings.backend == "fake":
         return FakeEngine(artifacts=artifacts, cache=settings.cache, base=settings.model)
@@ -42,20 +53,30 @@ def engine(settings: GenerationSettings) -> Engine:
 def service(settings: GenerationSettings, backend: Engine | None = None) -> Service:
     """The service around `backend`, or around the one that the settings name."""
     backend = backend or engine(settings)
-    workers = Workers("generation", max_waiting=settings.max_waiting_count)  # one thread: the model does one batch at a time
+    elsewhere = backend if isinstance(backend, OpenAIEngine) else None
+    # a model in this process does one batch at a time
+    workers = Workers("generation", settings.parallel_calls if elsewhere else 1, settings.max_waiting_count)
     servicer = GenerationServicer(backend, workers)
 
     async def probe() -> None:
         await workers.run(backend.generate, BASE_MODEL, [_READY], Sampling(max_tokens=1))
 
+    async def check() -> None:
+        if elsewhere:
+            await asyncio.to_thread(elsewhere.check)
+
     async def close() -> None:
         await asyncio.to_thread(workers.close)
+        if elsewhere:
+            elsewhere.close()
 
     return Service(
         name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
         register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
         probe=probe,
         close=close,
+        check=check if elsewhere else None,
+        check_every_s=settings.check_every_s,
     )
 
 
