@@ -24,9 +24,11 @@ from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.settings import EmbeddingSettings
 from semievol.generation import server as generation_server
 from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.core import Engine
 from semievol.generation.settings import GenerationSettings
 from semievol.judging import server as judging_server
 from semievol.judging.settings import JudgingSettings
+from semievol.ports import Embedder
 from semievol.retrieval import server as retrieval_server
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.settings import RetrievalSettings
@@ -104,8 +106,11 @@ def fake_suite(
     updates: int = 1,
     parallelism: int = 1,
     launcher: str = "inline",
+    embedder: Embedder | None = None,
+    engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
 ) -> Iterator[Suite]:
-    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product."""
+    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product. `embedder`: another one
+    than the fake; `engine_of`: what stands between the generation service and the fake engine."""
     home.mkdir(parents=True, exist_ok=True)
     store = (home / "artifacts").as_uri()
     artifacts = Artifacts(LocalStore(home / "artifacts"))
@@ -113,9 +118,11 @@ def fake_suite(
     trainer, index = FakeTrainer(artifacts, updates=updates), FakeVectorIndex()
     addresses: dict[str, str] = {}
     with ExitStack() as stack:
-        addresses["embedding"] = stack.enter_context(running(embedding_server.service(EmbeddingSettings(), FakeEmbedder())))
+        addresses["embedding"] = stack.enter_context(
+            running(embedding_server.service(EmbeddingSettings(), embedder or FakeEmbedder()))
+        )
         addresses["retrieval"] = stack.enter_context(running(retrieval_server.service(RetrievalSettings(), index)))
-        addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine)))
+        addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine_of(engine))))
         generation = GenerationClient(addresses["generation"])
         addresses["judging"] = stack.enter_context(running(judging_server.service(JudgingSettings(), generation)))
         addresses["training"] = stack.enter_context(running(training_server.around(trainer, TrainingSettings())))

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 import filelock
 
 from semievol.common import errors
+from semievol.common.endpoints import is_url
 from semievol.common.grpc_server import Server, Service
 from semievol.ports import Launcher
 
@@ -35,11 +36,13 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
-    """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones."""
+    """`engine`: transformers, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
+    (child processes). `port`: the first of six; 0 means any free ones."""
 
     home: Path
     model: str = "bundled:smollm2-135m"
     embedding: str = "bundled:minilm-l6"
+    engine: str = "transformers"
     launcher: str = "inline"
     port: int = 0
 
@@ -121,7 +124,15 @@ class Embedded:
         from semievol.generation import server
         from semievol.generation.settings import GenerationSettings
 
-        settings = GenerationSettings(model=self._settings.model, store=self._store_uri, cache=self._home / "cache")
+        one = self._settings
+        endpoint = one.engine if is_url(one.engine) else ""
+        settings = GenerationSettings(
+            backend="openai" if endpoint else "transformers",
+            endpoint=endpoint,
+            model=one.model,
+            store=self._store_uri,
+            cache=self._home / "cache",
+        )
         return server.service(settings)
 
     def _judging(self) -> Service:
@@ -200,6 +211,7 @@ class Embedded:
             "addresses": self._addresses,
             "model": self._settings.model,
             "embedding": self._settings.embedding,
+            "engine": self._settings.engine,
         }
         scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
         scratch.write_text(json.dumps(body))
@@ -217,7 +229,7 @@ _ADDRESSES = "services.json"
 
 
 def read_addresses(home: Path) -> dict[str, Any] | None:
-    """What services.json says: pid, addresses, model, embedding; None where no services are at work on this home."""
+    """What services.json says: pid, addresses, model, embedding, engine; None where no services are at work on this home."""
     try:
         body: dict[str, Any] = json.loads((home.expanduser() / _ADDRESSES).read_text())
         os.kill(body["pid"], 0)

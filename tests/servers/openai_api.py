@@ -81,7 +81,16 @@ class OpenAIDouble(HttpDouble):
             return _error(400, error.message, "invalid_value", error.field)
         choices = [self._choice(index, one) for index, one in enumerate(generation.completions)]
         usage = {"prompt_tokens": generation.prompt_tokens, "completion_tokens": 0, "total_tokens": generation.prompt_tokens}
-        return Answer(body={"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": choices, "usage": usage})
+        return Answer(
+            body={
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": body["model"],
+                "choices": choices,
+                "usage": usage,
+            }
+        )
 
     def _choice(self, index: int, one: Completion) -> dict[str, Any]:
         message = {"role": "assistant", "content": one.text, "refusal": None}
@@ -97,7 +106,9 @@ class OpenAIDouble(HttpDouble):
 
     def _stream(self, prompt: Prompt, sampling: Sampling, body: dict[str, Any]) -> Iterator[str]:
         def chunk(choices: list[Any], **more: Any) -> str:
-            return json.dumps({"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": choices, **more})
+            return json.dumps(
+                {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": choices, **more}
+            )
 
         yield chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}])
         last = ChatDelta("")
@@ -106,7 +117,9 @@ class OpenAIDouble(HttpDouble):
             listed = self._listed(last.tokens, last.token_logprobs, end=reason == "stop")
             yield chunk([{"index": 0, "delta": {"content": last.text}, "finish_reason": reason, "logprobs": listed}])
         if body.get("stream_options", {}).get("include_usage"):
-            yield chunk([], usage={"prompt_tokens": last.prompt_tokens, "completion_tokens": 0, "total_tokens": last.prompt_tokens})
+            yield chunk(
+                [], usage={"prompt_tokens": last.prompt_tokens, "completion_tokens": 0, "total_tokens": last.prompt_tokens}
+            )
         yield "[DONE]"
 
 

@@ -54,7 +54,7 @@ class HttpDouble:
         self.faults: dict[str, deque[Answer]] = {}
         self.calls: list[Call] = []
         self._server: ThreadingHTTPServer | None = None
-        self._connections: set[socket.socket] = set()
+        self.connections: set[socket.socket] = set()
         self._port = 0
 
     def answer(self, call: Call) -> Answer:
@@ -73,7 +73,7 @@ class HttpDouble:
 
     def start(self) -> None:
         """Listens; again at the same port after `die`."""
-        self._server = _Server(("127.0.0.1", self._port), _handler(self))
+        self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -84,7 +84,7 @@ class HttpDouble:
         self._server.shutdown()
         self._server.server_close()
         self._server = None
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -102,68 +102,71 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 64
 
+    def __init__(self, address: tuple[str, int], double: HttpDouble) -> None:
+        self.double = double
+        super().__init__(address, _Handler)
 
-def _handler(double: HttpDouble) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # head and body are two writes; else the second waits for the client's delayed ACK
 
-        def setup(self) -> None:
-            super().setup()
-            double._connections.add(self.connection)
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes; else the second waits for the client's delayed ACK
 
-        def finish(self) -> None:
-            double._connections.discard(self.connection)
-            with suppress(OSError):
-                super().finish()
+    def setup(self) -> None:
+        super().setup()
+        self.server.double.connections.add(self.connection)
 
-        def log_message(self, *_: Any) -> None:
-            pass
+    def finish(self) -> None:
+        self.server.double.connections.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
 
-        def do_GET(self) -> None:
-            self._serve()
+    def log_message(self, *_: Any) -> None:
+        pass
 
-        def do_POST(self) -> None:
-            self._serve()
+    def do_GET(self) -> None:
+        self._serve()
 
-        def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            call = Call(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            double.calls.append(call)
-            waiting = double.faults.get(call.path)
-            try:
-                answer = waiting.popleft() if waiting else double.answer(call)
-            except Exception as error:  # the double's own bug: the test shall see it
-                answer = Answer(599, f"the double failed: {error!r}")
-            time.sleep(answer.delay_s)
-            with suppress(OSError):  # the client has gone
-                self._send(answer)
+    def do_POST(self) -> None:
+        self._serve()
 
-        def _send(self, answer: Answer) -> None:
-            if answer.hang_up:
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            if answer.lines is not None:
-                self._stream(answer.lines)
-                return
-            data, kind = answer.encoded()
-            if kind:
-                self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def _serve(self) -> None:
+        double = self.server.double
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        call = Call(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        double.calls.append(call)
+        waiting = double.faults.get(call.path)
+        try:
+            answer = waiting.popleft() if waiting else double.answer(call)
+        except Exception as error:  # the double's own bug: the test shall see it
+            answer = Answer(599, f"the double failed: {error!r}")
+        time.sleep(answer.delay_s)
+        with suppress(OSError):  # the client has gone
+            self._send(answer)
 
-        def _stream(self, lines: tuple[str, ...]) -> None:
+    def _send(self, answer: Answer) -> None:
+        if answer.hang_up:
             self.close_connection = True
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Connection", "close")
-            self.end_headers()
-            for line in lines:
-                self.wfile.write(f"data: {line}\n\n".encode())
-                self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.lines is not None:
+            self._stream(answer.lines)
+            return
+        data, kind = answer.encoded()
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
-    return Handler
+    def _stream(self, lines: tuple[str, ...]) -> None:
+        self.close_connection = True
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for line in lines:
+            self.wfile.write(f"data: {line}\n\n".encode())
+            self.wfile.flush()

@@ -7,13 +7,16 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semievol.cli import output
 from semievol.cli.options import Target
 from semievol.client.controller import ControllerClient
 from semievol.common import errors
 from semievol.controller.v1 import controller_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from semievol.common.runspec import RunSpec
 
 _HEALTH_DEADLINE_S = 2.0
 
@@ -35,7 +38,7 @@ class Connection:
 
 
 def live_suite(home: Path) -> dict[str, Any] | None:
-    """What services.json says (addresses, model, embedding) of the running services of a home, if there are any that answer."""
+    """What services.json says (addresses, model, embedding, engine) of the running services of a home, if there are any that answer."""
     from semievol.embedded import read_addresses
 
     record = read_addresses(home)
@@ -93,20 +96,21 @@ def working_controller(target: Target, instead: str) -> Iterator[ControllerClien
 
 
 @contextlib.contextmanager
-def suite(home: Path, model: str, embedding: str, launcher: str) -> Iterator[Suite]:
+def suite(home: Path, spec: RunSpec, launcher: str) -> Iterator[Suite]:
     """The running services of this home if there are any, else services in this process.
 
     Raises Conflict (they serve other models), Busy (another process holds the home).
     """
+    wanted = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine}
     record = live_suite(home)
     if record is not None:
-        _check_models(home, record, {"model": model, "embedding": embedding})
+        _check_models(home, record, wanted)
         yield Suite(record["addresses"], here=False)
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
-    _announce_start("the services", model)
-    with Embedded(EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher)) as embedded:
+    _announce_start("the services", spec.model)
+    with Embedded(EmbeddedSettings(home, spec.model, spec.embedding, spec.engine, launcher)) as embedded:
         yield Suite(embedded.addresses, here=True)
 
 

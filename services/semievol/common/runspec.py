@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from semievol.algorithm.collaborators import numbered, sample_collaborators
 from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task, TaskType, Weights
 from semievol.common import errors
+from semievol.common.endpoints import check_url, is_url
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -103,6 +104,7 @@ class RunSpec(_Strict):
     max_no_answer: float = Field(0.5, ge=0, le=1)
     bad_rows: Literal["fail", "quarantine"] = "fail"
     shard_rows: int = Field(64, ge=1, le=65536)
+    engine: str = "transformers"
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -122,6 +124,11 @@ class RunSpec(_Strict):
             )
         return self
 
+    @property
+    def endpoint(self) -> str:
+        """URL of the OpenAI-compatible endpoint that answers; empty where an engine of our own does."""
+        return self.engine if is_url(self.engine) else ""
+
     def collaborator_list(self) -> tuple[Collaborator, ...]:
         """The n configurations of Eq. 4: as given, or sampled from {base, warm} x {0..k} by the run's seed."""
         if isinstance(self.collaborators, list):
@@ -134,7 +141,7 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
     if not isinstance(value, dict):
         raise errors.InvalidInput(f"{source} must hold keys and values, such as `name: demo`; `semievol init` writes one.")
     try:
-        return RunSpec.model_validate(value)
+        spec = RunSpec.model_validate(value)
     except ValidationError as error:
         problems = error.errors()
         # of a union's branches (a number or a list of collaborators) the one that got furthest is the one that was meant
@@ -151,6 +158,34 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
         field = ".".join(path)
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 and first["loc"][:1] != ("collaborators",) else ""
         raise errors.InvalidInput(f"{source}: {_describe(first, field, path)}{more}", field=field or None) from error
+    _check_engine(spec, source)
+    return spec
+
+
+def _check_engine(spec: RunSpec, source: str) -> None:
+    """An endpoint answers for the base model and does no more: whatever needs a warm or evolved model, or a score, is refused before any work."""
+    if not spec.endpoint:
+        if spec.engine != "transformers":
+            raise errors.InvalidInput(
+                f"{source}: engine is {spec.engine!r}; it is transformers, or the URL of an OpenAI-compatible endpoint.",
+                field="engine",
+            )
+        return
+    check_url(spec.endpoint, field="engine")
+    unfit = {
+        "in_weight": "in_weight: false" if spec.in_weight else "",
+        "entropy_source": "entropy_source: generated" if spec.entropy_source != "generated" else "",
+        "threshold_reference": "threshold_reference: unlabeled" if spec.threshold_reference != "unlabeled" else "",
+        "data.test": "data.test empty" if spec.data.test else "",
+        "data.dev": "data.dev empty" if spec.data.dev else "",
+    }
+    wanted = [words for words in unfit.values() if words]
+    if wanted:
+        raise errors.InvalidInput(
+            f"{source}: the endpoint {spec.endpoint} answers for the base model alone; it serves no warm or evolved model and scores "
+            f"nothing. Set {', '.join(wanted)}; or leave engine out, and this machine answers.",
+            field=next(key for key, words in unfit.items() if words),
+        )
 
 
 def load_run_file(text: str, *, source: str) -> dict[str, Any]:

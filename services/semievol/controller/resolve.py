@@ -22,6 +22,9 @@ class Resolver:
         base = self._generation().models()[0]
         if base.base != spec.model:
             raise _mismatch("model", spec.model, "generation", base.base)
+        served = base.engine.removeprefix("openai/") if base.engine.startswith("openai/") else ""
+        if served != spec.endpoint.rstrip("/"):
+            raise _mismatch("engine", spec.engine, "generation", served or "transformers")
         embedder = self._embedding().info()
         if embedder.model != spec.embedding:
             raise _mismatch("embedding", spec.embedding, "embedding", embedder.model)
@@ -29,8 +32,9 @@ class Resolver:
 
 
 def _mismatch(key: str, wanted: str, service: str, served: str) -> errors.Conflict:
+    verb = "answers from" if key == "engine" else "serves"
     return errors.Conflict(
-        f"The run asks for {key}: {wanted}, but the {service} service serves {served}. "
+        f"The run asks for {key}: {wanted}, but the {service} service {verb} {served}. "
         f"Change {key} in the run file, or start the services with `semievol serve --{key} {wanted}`.",
         field=key,
     )

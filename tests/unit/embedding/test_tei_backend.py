@@ -115,7 +115,9 @@ def test_a_commit_stands_for_the_weights() -> None:
 
 def test_the_digest_withstands_rounding(server: TeiDouble) -> None:
     plain = client(server).info().sha256
-    server.fail("/embed", vectors(FakeEmbedder().embed(["Which office should look after the broken street lamp, and how soon?"]) * 1.0005))
+    server.fail(
+        "/embed", vectors(FakeEmbedder().embed(["Which office should look after the broken street lamp, and how soon?"]) * 1.0005)
+    )
     assert client(server).info().sha256 == plain
 
 
@@ -269,7 +271,10 @@ def test_a_wrong_server_is_told_at_the_start(
 
 @pytest.mark.parametrize("kind", [{"reranker": {"id2label": {}}}, {"embedding": {"pooling": "splade"}}])
 def test_a_server_of_another_kind_of_model_is_refused(kind: Any) -> None:
-    with TeiDouble(FakeEmbedder(), model_type=kind).running() as server, pytest.raises(errors.InvalidInput, match="dense vectors"):
+    with (
+        TeiDouble(FakeEmbedder(), model_type=kind).running() as server,
+        pytest.raises(errors.InvalidInput, match="dense vectors"),
+    ):
         client(server)
 
 

@@ -30,7 +30,7 @@ def run(run_file: Path, home: Path, launcher: str, as_json: bool) -> None:
     with output.on_interrupt(f"What is finished is kept; continue with: semievol run -f {run_file}"):
         announce(check_rows(spec))
         with (
-            suite(home, spec.model, spec.embedding, launcher) as services,
+            suite(home, spec, launcher) as services,
             ControllerClient(services.addresses["controller"]) as client,
         ):
             submitted = client.submit(uploaded(client, spec))

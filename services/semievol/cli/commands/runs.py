@@ -221,7 +221,7 @@ def plan(run_file: Path, target: Target, as_json: bool) -> None:
     with contextlib.ExitStack() as stack:
         address = target.address
         if not address:
-            address = stack.enter_context(suite(target.home, spec.model, spec.embedding, "inline")).addresses["controller"]
+            address = stack.enter_context(suite(target.home, spec, "inline")).addresses["controller"]
         client = stack.enter_context(ControllerClient(address))
         planned = client.plan(uploaded(client, spec))
     if as_json:

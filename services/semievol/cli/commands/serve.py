@@ -15,7 +15,18 @@ from semievol.cli.options import home_option, json_option, launcher_option
 @click.option(
     "--model", default="bundled:smollm2-135m", show_default=True, help="Base model: a directory, bundled:NAME or a hub id."
 )
-@click.option("--embedding", default="bundled:minilm-l6", show_default=True, help="Embedding model, likewise.")
+@click.option(
+    "--embedding",
+    default="bundled:minilm-l6",
+    show_default=True,
+    help="Embedding model, likewise, or the URL of a text-embeddings-inference server.",
+)
+@click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    help="What answers: transformers, or the URL of an OpenAI-compatible endpoint that serves the model under that name.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65530),
@@ -26,7 +37,7 @@ from semievol.cli.options import home_option, json_option, launcher_option
 @home_option
 @launcher_option
 @json_option
-def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
+def serve(model: str, embedding: str, engine: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
     Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
@@ -34,15 +45,15 @@ def serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_j
     output.log_to_stderr()
     output.note(f"Starting the services with {model} ...")
     try:
-        _serve(model, embedding, port, home, launcher, as_json)
+        _serve(model, embedding, engine, port, home, launcher, as_json)
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")
 
 
-def _serve(model: str, embedding: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
+def _serve(model: str, embedding: str, engine: str, port: int, home: Path, launcher: str, as_json: bool) -> None:
     from semievol.embedded import Embedded, EmbeddedSettings
 
-    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, port=port)
+    settings = EmbeddedSettings(home, model, embedding, engine, launcher, port)
     with Embedded(settings) as embedded:
         if as_json:
             output.json_line({"home": str(home), "addresses": dict(embedded.addresses)})

@@ -86,9 +86,7 @@ class TeiEmbedder:
     DeadlineExceeded, all with field `embedding`; from `embed` Conflict too, where the server has got another model.
     """
 
-    def __init__(
-        self, url: str, *, api_key: SecretStr | None = None, timeout_s: float = 120.0, backoff_s: float = 0.25
-    ) -> None:
+    def __init__(self, url: str, *, api_key: SecretStr | None = None, timeout_s: float = 120.0, backoff_s: float = 0.25) -> None:
         self._url = check_url(url, field=FIELD)
         self._client = _client(self._url, api_key, timeout_s)
         self._timeout_s = timeout_s
@@ -197,7 +195,9 @@ class TeiEmbedder:
         try:
             return self._call([_CANARY], cancel)[0]
         except _Refused as refusal:
-            raise errors.InvalidInput(f"The embedding server at {self._url} refuses an ordinary text: {refusal}.", field=FIELD) from None
+            raise errors.InvalidInput(
+                f"The embedding server at {self._url} refuses an ordinary text: {refusal}.", field=FIELD
+            ) from None
 
     def _check_unchanged(self, cancel: Cancel) -> None:
         """Raises Conflict where the server has got another model."""

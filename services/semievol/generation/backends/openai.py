@@ -1,14 +1,14 @@
 """Any OpenAI-compatible endpoint, by `/v1/models` and `/v1/chat/completions` with the official client: it answers, the rest stays here.
 
-    seeds       one call per seed, so that a sample is the same whatever else is asked for; how exactly a server repeats is its own affair
-    limit       `max_tokens`, which every server knows; `max_completion_tokens` from the moment that a server asks for it
-    logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vLLM (unless started with another `logprobs_mode`) and
-                llama.cpp's server mean that; OpenAI does not say. Tokens of a stop string and the end-of-turn token, which vLLM lists,
-                are left out, as everywhere in the suite
-    scores      of a given response: no endpoint offers them in a common way, so `score` is not supported
-    adapters    none of ours: whoever needs a warm or evolved model asks another engine
-    identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. The URL is part of
-                `ModelInfo.engine`, so what another endpoint answered is never taken for this one's
+seeds       one call per seed, so that a sample is the same whatever else is asked for; how exactly a server repeats is its own affair
+limit       `max_tokens`, which every server knows; `max_completion_tokens` from the moment that a server asks for it
+logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vLLM (unless started with another `logprobs_mode`) and
+            llama.cpp's server mean that; OpenAI does not say. Tokens of a stop string and the end-of-turn token, which vLLM lists,
+            are left out, as everywhere in the suite
+scores      of a given response: no endpoint offers them in a common way, so `score` is not supported
+adapters    none of ours: whoever needs a warm or evolved model asks another engine
+identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. The URL is part of
+            `ModelInfo.engine`, so what another endpoint answered is never taken for this one's
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ class OpenAIEngine:
         rest = tokens[sent : covering(tokens, text)]
         yield _delta("", rest, _finish(reason), prompt_tokens)
 
-    def _answer(
-        self, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, field: str
-    ) -> tuple[list[Completion], int]:
+    def _answer(self, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, field: str) -> tuple[list[Completion], int]:
         """[n] completions and the prompt's tokens."""
         with self._errors(prompt, field):
             response = self._create(prompt, sampling, seed, n)
@@ -142,13 +140,16 @@ class OpenAIEngine:
             prompt_tokens = response.usage.prompt_tokens if response.usage else 0
         if len(completions) != n:
             raise errors.NotSupported(
-                f"The endpoint at {self._url} was asked for {n} samples and gave {len(completions)}; give each a seed.", field=FIELD
+                f"The endpoint at {self._url} was asked for {n} samples and gave {len(completions)}; give each a seed.",
+                field=FIELD,
             )
         return completions, prompt_tokens
 
     def _completion(self, choice: Any) -> Completion:
         text = choice.message.content or ""
         tokens = self._listed(choice, text)
+        if text and not tokens:
+            raise self._no_logprobs()
         kept = tokens[: covering(tokens, text)]
         return Completion(
             text, tuple(one.text for one in kept), tuple(one.logprob for one in kept), _finish(choice.finish_reason)
@@ -200,13 +201,7 @@ class OpenAIEngine:
     def _look_up(self) -> ModelInfo:
         with self._errors(None, FIELD):
             listing: Any = self._client.models.list()
-        try:
             served = {one.id: one for one in listing.data}
-        except _MALFORMED as error:
-            raise errors.InvalidInput(
-                f"There is no OpenAI-compatible endpoint at {self._url}: /models lists nothing. Its URL ends in /v1 as a rule.",
-                field=FIELD,
-            ) from error
         if self._model not in served:
             more = ", ..." if len(served) > _LISTED_MODELS else ""
             names = ", ".join(list(served)[:_LISTED_MODELS]) or "nothing"
@@ -253,7 +248,7 @@ class OpenAIEngine:
 
     @contextmanager
     def _errors(self, prompt: Prompt | None, field: str) -> Iterator[None]:
-        """Turns the client's errors into ours, naming the prompt."""
+        """Turns the client's errors into ours, naming the prompt; without one, models are listed."""
         import httpx2
         import openai
 
@@ -271,8 +266,14 @@ class OpenAIEngine:
                 f"The endpoint at {self._url} cannot be reached ({cause}); is it running? Start it, and continue.", field=FIELD
             ) from error
         except _MALFORMED as error:  # the client checks nothing: a page of HTML comes as text, a missing part as None
+            if prompt is None:
+                raise errors.InvalidInput(
+                    f"There is no OpenAI-compatible endpoint at {self._url}: /models lists nothing. Its URL ends in /v1 as a rule.",
+                    field=FIELD,
+                ) from error
             raise errors.Unavailable(
-                f"What the endpoint at {self._url} answers is no chat completion: {errors.first_line(error)}.", field=FIELD
+                f"What the endpoint at {self._url} answers to prompt {prompt.id!r} is no chat completion; is a proxy in between?",
+                field=FIELD,
             ) from error
 
     def _of_status(self, error: openai.APIStatusError, prompt: Prompt | None, field: str) -> errors.SemiEvolError:
