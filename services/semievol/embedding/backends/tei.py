@@ -346,11 +346,11 @@ def _reason(response: httpx.Response) -> str:
     """The server's own words where there are any: `{"error": ..., "error_type": ...}`, or a line of plain text."""
     try:
         body: Any = response.json()
-        return f"{body['error']} ({body['error_type']})"
+        return f"{str(body['error']).rstrip('.')} ({body['error_type']})"
     except (ValueError, KeyError, TypeError):
         pass
     plain = response.headers.get("content-type", "").startswith("text/plain")
-    return errors.first_line(response.text)[:200] if plain and response.text.strip() else f"{_kind(response)}, no reason given"
+    return errors.first_line(response.text)[:200].rstrip(".") if plain and response.text.strip() else f"{_kind(response)}, no reason given"
 
 
 def _kind(response: httpx.Response) -> str:

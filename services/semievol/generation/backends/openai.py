@@ -120,7 +120,7 @@ class OpenAIEngine:
                 choice = chunk.choices[0]
                 piece = choice.delta.content or ""
                 text += piece
-                tokens += self._listed(choice, piece)
+                tokens += self._listed(choice, piece, sampling)
                 reason = choice.finish_reason or reason
                 if piece:  # a token without text is a piece of a character, or none of the reply
                     ready = covering(tokens, text)
@@ -136,7 +136,7 @@ class OpenAIEngine:
         with self._errors(prompt, field):
             response = self._create(prompt, sampling, seed, n)
             choices = sorted(response.choices, key=lambda choice: choice.index)
-            completions = [self._completion(choice) for choice in choices]
+            completions = [self._completion(choice, sampling) for choice in choices]
             prompt_tokens = response.usage.prompt_tokens if response.usage else 0
         if len(completions) != n:
             raise errors.NotSupported(
@@ -145,19 +145,19 @@ class OpenAIEngine:
             )
         return completions, prompt_tokens
 
-    def _completion(self, choice: Any) -> Completion:
+    def _completion(self, choice: Any, sampling: Sampling) -> Completion:
         text = choice.message.content or ""
-        tokens = self._listed(choice, text)
-        if text and not tokens:
+        tokens = self._listed(choice, text, sampling)
+        if text and not tokens and not sampling.stop:
             raise self._no_logprobs()
         kept = tokens[: covering(tokens, text)]
         return Completion(
             text, tuple(one.text for one in kept), tuple(one.logprob for one in kept), _finish(choice.finish_reason)
         )
 
-    def _listed(self, choice: Any, text: str) -> list[Token]:
+    def _listed(self, choice: Any, text: str, sampling: Sampling) -> list[Token]:
         found = listed(choice)
-        if found is None and text:
+        if found is None and text and not sampling.stop:  # with the stop string llama.cpp drops the token that it begins in
             raise self._no_logprobs()
         return found or []
 
@@ -345,7 +345,7 @@ def _words(error: openai.APIStatusError) -> str:
     body: Any = error.body
     for key in ("message", "detail"):
         if isinstance(body, dict) and body.get(key):
-            return errors.first_line(body[key])[:300]
+            return errors.first_line(body[key])[:300].rstrip(".")
     kind = error.response.headers.get("content-type", "nothing").partition(";")[0]
     return errors.first_line(body)[:300] if isinstance(body, str) and body.strip() and kind == "text/plain" else kind
 
