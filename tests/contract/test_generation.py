@@ -1,6 +1,7 @@
 """What every Generator, Scorer and AdapterHost does: the fake, the transformers backend, and the gRPC client in front of each.
 
-An OpenAI-compatible endpoint (a double of one, in front of the fake or of transformers) answers and does no more.
+An OpenAI-compatible endpoint (a double of one, in front of the fake or of transformers) answers and does no more; with an engine of our own
+beside it (split) everything is there again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from semievol.common.artifacts import Artifacts
 from semievol.common.stores.local import LocalStore
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.backends.openai import OpenAIEngine
+from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
@@ -82,9 +84,11 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer:
 ENGINES = [
     "fake",
     "fake-client",
+    "fake-endpoint-split",
     pytest.param("merged", marks=pytest.mark.models),
     pytest.param("switched", marks=pytest.mark.models),
     pytest.param("merged-client", marks=pytest.mark.models),
+    pytest.param("merged-endpoint-split", marks=pytest.mark.models),
 ]
 ENDPOINTS = ["fake-endpoint", "fake-endpoint-client", pytest.param("merged-endpoint", marks=pytest.mark.models)]
 engines_only = pytest.mark.parametrize("world", ENGINES, indirect=True)
@@ -100,7 +104,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             double = stack.enter_context(OpenAIDouble(world.engine, max_model_len=512, end_token="<|im_end|>").running())
             endpoint = OpenAIEngine(double.endpoint, world.base)
             stack.callback(endpoint.close)
-            world = replace(world, engine=endpoint)
+            ours = world.engine
+            split = SplitEngine(endpoint, lambda: ours, ours.models()[0].base_sha256, "here")
+            world = replace(world, engine=split if "split" in around else endpoint)
         if "client" in around:
             address = stack.enter_context(running(service(GenerationSettings(), world.engine)))
             client = GenerationClient(address)
@@ -404,7 +410,7 @@ def test_unloading_what_is_not_loaded_is_no_error_and_the_base_stays(world: Worl
 def test_an_endpoint_says_what_it_cannot_do_and_what_to_do_instead(world: World) -> None:
     (base,) = world.engine.models()
     assert (base.name, base.base, base.max_model_tokens) == (BASE_MODEL, world.base, 512)
-    assert base.engine.startswith("openai/http://127.0.0.1:")
+    assert base.engine.startswith("openai/tests@http://127.0.0.1:")
     with pytest.raises(errors.NotSupported, match="entropy_source: generated"):
         world.engine.score(BASE_MODEL, [ScoreRequest("a", PROMPTS[0].messages, "b")])
     with pytest.raises(errors.NotSupported, match="no adapters of ours"):

@@ -66,7 +66,7 @@ def test_health_follows_an_embedding_server() -> None:
 
 def test_health_follows_an_endpoint() -> None:
     with OpenAIDouble(FakeEngine()).running() as server:
-        settings = GenerationSettings(endpoint=server.endpoint, model="fake", check_every_s=QUICK)
+        settings = GenerationSettings(endpoint=server.endpoint, endpoint_only=True, model="fake", check_every_s=QUICK)
         with running(generation.service(settings)) as address:
             healthy = serves(address, GENERATION)
             assert healthy()
@@ -93,7 +93,7 @@ def test_an_embedding_server_that_is_gone_is_named_through_the_service() -> None
 def test_an_endpoints_refusal_reaches_the_caller_with_its_words() -> None:
     with (
         OpenAIDouble(FakeEngine(max_model_tokens=40)).running() as server,
-        running(generation.service(GenerationSettings(endpoint=server.endpoint, model="fake"))) as address,
+        running(generation.service(GenerationSettings(endpoint=server.endpoint, endpoint_only=True, model="fake"))) as address,
     ):
         client = GenerationClient(address)
         with pytest.raises(errors.InvalidInput, match="'row 3' is too long") as caught:

@@ -118,7 +118,7 @@ KEYS = (
     Key("shard_rows", "Unlabeled rows per shard, the unit of resume.", "seconds to a minute of work"),
     Key(
         "engine",
-        "What answers: this machine, or an OpenAI-compatible endpoint that serves `model` under that name.",
+        "What answers for the base model: this machine, or an OpenAI-compatible endpoint that serves `model` under that name.",
         values="`transformers`, or a URL such as `http://host:8000/v1`",
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -11,6 +12,15 @@ from pydantic import SecretStr
 from semievol.common import errors
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A backend whose work is done by a server elsewhere. `check` raises while that does not work as it did (R12)."""
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def is_url(reference: str) -> bool:

@@ -163,28 +163,12 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
 
 
 def _check_engine(spec: RunSpec, source: str) -> None:
-    """An endpoint answers for the base model and does no more: whatever needs a warm or evolved model, or a score, is refused before any work."""
-    if not spec.endpoint:
-        if spec.engine != "transformers":
-            raise errors.InvalidInput(
-                f"{source}: engine is {spec.engine!r}; it is transformers, or the URL of an OpenAI-compatible endpoint.",
-                field="engine",
-            )
-        return
-    check_url(spec.endpoint, field="engine")
-    unfit = {
-        "in_weight": "in_weight: false" if spec.in_weight else "",
-        "entropy_source": "entropy_source: generated" if spec.entropy_source != "generated" else "",
-        "threshold_reference": "threshold_reference: unlabeled" if spec.threshold_reference != "unlabeled" else "",
-        "data.test": "data.test empty" if spec.data.test else "",
-        "data.dev": "data.dev empty" if spec.data.dev else "",
-    }
-    wanted = [words for words in unfit.values() if words]
-    if wanted:
+    if spec.endpoint:
+        check_url(spec.endpoint, field="engine")
+    elif spec.engine != "transformers":
         raise errors.InvalidInput(
-            f"{source}: the endpoint {spec.endpoint} answers for the base model alone; it serves no warm or evolved model and scores "
-            f"nothing. Set {', '.join(wanted)}; or leave engine out, and this machine answers.",
-            field=next(key for key, words in unfit.items() if words),
+            f"{source}: engine is {spec.engine!r}; it is transformers, or the URL of an OpenAI-compatible endpoint.",
+            field="engine",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from semievol.common.endpoints import is_url, secret
+from semievol.common.endpoints import Remote, is_url, secret
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.embedding.backends.fake import FakeEmbedder
@@ -29,7 +29,7 @@ def embedder(settings: EmbeddingSettings) -> Embedder:
 def service(settings: EmbeddingSettings, backend: Embedder | None = None) -> Service:
     """The service around `backend`, or around the one that the settings name."""
     backend = backend or embedder(settings)
-    elsewhere = backend if isinstance(backend, TeiEmbedder) else None
+    elsewhere = backend if isinstance(backend, Remote) else None
     # a model in this process does one batch at a time
     workers = Workers("embedding", settings.server_calls if elsewhere else 1, settings.max_waiting_count)
     servicer = EmbeddingServicer(backend, workers, settings.max_batch_count)

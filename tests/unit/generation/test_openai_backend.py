@@ -176,7 +176,7 @@ def identity(**options: Any) -> tuple[str, str]:
 def test_the_digest_is_of_the_name_and_its_owner_and_the_engine_names_the_endpoint() -> None:
     plain, other = identity(), identity(owned_by="vllm")
     assert identity()[0] == plain[0] != other[0]
-    assert plain[1].startswith("openai/http://127.0.0.1:")
+    assert plain[1].startswith("openai/tests@http://127.0.0.1:")
     assert plain[1].endswith("/v1")
 
 
@@ -314,7 +314,7 @@ def test_the_settings_choose_this_backend_and_its_key(
     for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "SEMIEVOL_OPENAI_API_KEY", "SEMIEVOL_OPENAI_API_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     server.api_key = "a key"
-    settings = GenerationSettings(endpoint=server.endpoint, model="fake")
+    settings = GenerationSettings(endpoint=server.endpoint, endpoint_only=True, model="fake")
     with pytest.raises(errors.NotAllowed, match="SEMIEVOL_OPENAI_API_KEY_FILE"):
         configured(settings)
     monkeypatch.setenv("OPENAI_API_KEY", "a key")

@@ -25,7 +25,7 @@ from semievol.cli.options import home_option, json_option, launcher_option
     "--engine",
     default="transformers",
     show_default=True,
-    help="What answers: transformers, or the URL of an OpenAI-compatible endpoint that serves the model under that name.",
+    help="What answers for the base model: transformers, or the URL of an OpenAI-compatible endpoint that serves it under that name.",
 )
 @click.option(
     "--port",

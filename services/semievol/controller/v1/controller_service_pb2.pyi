@@ -287,9 +287,9 @@ class RunSpec(_message.Message):
     shard_rows: _builtins.int
     """Unlabeled rows per shard, the unit of resume. 0 means 64."""
     engine: _builtins.str
-    """"transformers" (the default), or the URL of an OpenAI-compatible endpoint that serves `model` under that name and answers for it. With a
-    URL: `in_weight` false, `entropy_source` "generated", no `data.test`, no `data.dev`. Else, or an engine that the generation service does not have:
-    INVALID_ARGUMENT, FAILED_PRECONDITION.
+    """"transformers" (the default), or the URL of an OpenAI-compatible endpoint that serves `model` under that name and answers for it. Not what the
+    generation service has: FAILED_PRECONDITION. A service with nothing beside the endpoint takes only runs with `in_weight` false,
+    `entropy_source` "generated", no `data.test` and no `data.dev`; else INVALID_ARGUMENT.
     """
     @_builtins.property
     def data(self) -> Global___DataSpec:

@@ -350,7 +350,11 @@ def _reason(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         pass
     plain = response.headers.get("content-type", "").startswith("text/plain")
-    return errors.first_line(response.text)[:200].rstrip(".") if plain and response.text.strip() else f"{_kind(response)}, no reason given"
+    return (
+        errors.first_line(response.text)[:200].rstrip(".")
+        if plain and response.text.strip()
+        else f"{_kind(response)}, no reason given"
+    )
 
 
 def _kind(response: httpx.Response) -> str:

@@ -6,14 +6,15 @@ logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vL
             llama.cpp's server mean that; OpenAI does not say. Tokens of a stop string and the end-of-turn token, which vLLM lists,
             are left out, as everywhere in the suite
 scores      of a given response: no endpoint offers them in a common way, so `score` is not supported
-adapters    none of ours: whoever needs a warm or evolved model asks another engine
-identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. The URL is part of
-            `ModelInfo.engine`, so what another endpoint answered is never taken for this one's
+adapters    none of ours: whoever needs a warm or evolved model asks another engine (`split.py`)
+identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. Owner and URL are
+            part of `ModelInfo.engine`, so what another endpoint answered is never taken for this one's
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -210,9 +211,10 @@ class OpenAIEngine:
                 field="model",
             )
         found = served[self._model]
-        sha256 = content_key({"endpoint model": found.id, "owned by": getattr(found, "owned_by", None)})
+        owner = re.sub(r"[^\w.-]", "-", str(getattr(found, "owned_by", None) or ""))
+        sha256 = content_key({"endpoint model": found.id, "owned by": owner})
         length = getattr(found, "max_model_len", None)  # vLLM tells
-        return ModelInfo(BASE_MODEL, self._model, sha256, max_model_tokens=int(length or 0), engine=f"openai/{self._url}")
+        return ModelInfo(BASE_MODEL, self._model, sha256, max_model_tokens=int(length or 0), engine=f"openai/{owner}@{self._url}")
 
     # ------------------------------------------------------------ calls
 

@@ -16,6 +16,8 @@ from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.backends.tei import TeiEmbedder
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.backends.openai import OpenAIEngine
+from semievol.generation.backends.split import SplitEngine
+from semievol.generation.core import Engine
 
 from tests.fake_suite import COLOURS, Suite, fake_suite, write_colours
 from tests.servers.openai_api import OpenAIDouble
@@ -30,14 +32,15 @@ def knowing_script(model: str, messages: Sequence[Message], seed: int) -> str:
 
 
 @contextmanager
-def suite_elsewhere(home: Path) -> Iterator[tuple[Suite, TeiDouble, OpenAIDouble]]:
+def suite_elsewhere(home: Path, *, split: bool = False) -> Iterator[tuple[Suite, TeiDouble, OpenAIDouble]]:
     with ExitStack() as stack:
         tei = stack.enter_context(TeiDouble(FakeEmbedder(), max_client_batch_size=8).running())
         endpoints: list[OpenAIDouble] = []
 
-        def engine_of(engine: FakeEngine) -> OpenAIEngine:
+        def engine_of(engine: FakeEngine) -> Engine:
             endpoints.append(stack.enter_context(OpenAIDouble(engine).running()))
-            return OpenAIEngine(endpoints[0].endpoint, "fake")
+            endpoint = OpenAIEngine(endpoints[0].endpoint, "fake")
+            return SplitEngine(endpoint, lambda: engine, "0" * 64, "here") if split else endpoint
 
         suite = stack.enter_context(
             fake_suite(home, knowing_script, embedder=TeiEmbedder(tei.url, backoff_s=0.05), engine_of=engine_of)
@@ -46,7 +49,7 @@ def suite_elsewhere(home: Path) -> Iterator[tuple[Suite, TeiDouble, OpenAIDouble
 
 
 def keys(suite: Suite, tei: TeiDouble, endpoint: OpenAIDouble) -> dict[str, Any]:
-    """The run file of a run through an endpoint."""
+    """The run file of a run through an endpoint alone."""
     data = {role: suite.client.upload(write_colours(suite.home, role, role == "labeled")) for role in ("labeled", "unlabeled")}
     return {
         "embedding": tei.url,
@@ -70,6 +73,26 @@ def test_a_run_through_servers_elsewhere_trains_on_what_the_endpoint_was_sure_of
     assert result["models"]["evolved"]["name"].startswith("colours-evolved-")
     assert tei.called("/embed")
     assert endpoint.called("/v1/chat/completions")
+
+
+def test_with_an_engine_of_our_own_beside_the_endpoint_the_whole_method_runs(tmp_path: Path) -> None:
+    with suite_elsewhere(tmp_path, split=True) as (suite, tei, endpoint):
+        result = suite.run(suite.spec(embedding=tei.url, engine=endpoint.endpoint, collaborators=6))
+        asked = endpoint.called("/v1/chat/completions")
+    (iteration,) = result["iterations"]
+    assert result["state"] == "succeeded", result["error"]
+    assert all(iteration["accuracy"][role]["n"] == 20 for role in ("base", "warm", "evolved"))
+    base_configurations = {name for name in result["seconds"] if name.startswith("1/infer/base")}
+    assert base_configurations
+    assert len(asked) == 2 + 20 * len(base_configurations) + 20  # two services' probes, every row by each, every test row
+
+
+def test_what_an_endpoint_alone_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
+    with suite_elsewhere(tmp_path) as (suite, tei, endpoint):
+        spec = suite.spec(embedding=tei.url, engine=endpoint.endpoint)
+        with pytest.raises(errors.InvalidInput, match=r"Set in_weight: false, entropy_source: generated, data\.test empty"):
+            suite.client.submit(spec)
+        assert suite.client.list_runs() == []
 
 
 def test_a_run_outlives_servers_that_go_away_for_a_moment(tmp_path: Path) -> None:
