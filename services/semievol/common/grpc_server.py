@@ -268,8 +268,9 @@ class Server:
                 if service.name in self._failing:
                     log.info("%s works again", service.name)
                 self._failing.discard(service.name)
-            await self._health.set(service.name, _state(service.name not in self._failing))
-            await self._health.set("", _state(not self._failing))
+            serving, failing = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(service.name, failing if service.name in self._failing else serving)
+            await self._health.set("", failing if self._failing else serving)
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Stops taking calls, lets those in flight finish for `grace_s` seconds, then closes the services."""
@@ -283,7 +284,3 @@ class Server:
 
     async def wait(self) -> None:
         await self._server.wait_for_termination()
-
-
-def _state(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
-    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

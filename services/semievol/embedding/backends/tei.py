@@ -193,11 +193,12 @@ class TeiEmbedder:
     def _canary_vector(self, cancel: Cancel) -> FloatMatrix:
         """[d], computed alone: the same bits each time."""
         try:
-            return self._call([_CANARY], cancel)[0]
+            vector: FloatMatrix = self._call([_CANARY], cancel)[0]
         except _Refused as refusal:
             raise errors.InvalidInput(
                 f"The embedding server at {self._url} refuses an ordinary text: {refusal}.", field=FIELD
             ) from None
+        return vector
 
     def _check_unchanged(self, cancel: Cancel) -> None:
         """Raises Conflict where the server has got another model."""
