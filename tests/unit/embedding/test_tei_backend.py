@@ -103,14 +103,9 @@ def test_the_digest_changes_with_what_the_server_says_of_its_model() -> None:
     assert digests[0] == digests[5]  # another version of the server is no other model
 
 
-def test_without_a_commit_the_digest_tells_other_weights_of_the_same_name() -> None:
+def test_the_digest_tells_other_weights_of_the_same_name() -> None:
     assert digest() != digest(weights=OtherWeights())
     assert digest(model_sha="main") != digest(model_sha="main", weights=OtherWeights())
-
-
-def test_a_commit_stands_for_the_weights() -> None:
-    commit = "fca14538aa9956a46526bd1d0d11d69e19b5a101"
-    assert digest(model_sha=commit) == digest(model_sha=commit, weights=OtherWeights())
 
 
 def test_the_digest_withstands_rounding(server: TeiDouble) -> None:

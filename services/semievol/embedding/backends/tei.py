@@ -1,4 +1,4 @@
-"""A text-embeddings-inference server (1.x, tried against the API of 1.9), by its HTTP API: `GET /info`, `GET /health`, `POST /embed`.
+"""A text-embeddings-inference server (1.x; what 1.9.3 does), by its HTTP API: `GET /info`, `GET /health`, `POST /embed`.
 
 What the server promises and what we make of it:
 
@@ -8,10 +8,10 @@ What the server promises and what we make of it:
     overload   429, and 424 or 5xx where the model failed: a few attempts with growing, jittered pauses, or Retry-After where given.
     vectors    `truncate` and `normalize` are in every call. Count, dimension, numbers and norm are checked: a norm off by more than
                0.1 % is refused, since the server does something else than it was asked for; below that rows get norm 1 in float32.
-    identity   weights cannot be read over HTTP, and `model_sha` is only what the server was started with as `--revision`. A commit
-               stands for the weights; else (none, a branch) a canary does: the signs of its vector's components, which rounding
-               leaves alone and other weights do not. `/info` is read again after every call, the canary every minute and after every
-               error, so that vectors of two models are never mixed.
+    identity   weights cannot be read over HTTP; `model_sha` is only what the server was started with as `--revision`, and `/info` tells no
+               default prompt. So the digest is of model, revision, number format and pooling, and of a canary: the signs of a fixed text's
+               vector, which rounding leaves alone and other weights do not. `/info` is read again after every call, the canary every minute
+               and after every error, so that vectors of two models are never mixed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +50,6 @@ _NORM_TOLERANCE = 1e-3
 _CANARY = "Which office should look after the broken street lamp, and how soon?"
 _SAME_COSINE = 0.999  # float16 and another batch change the fourth digit, other weights the first
 _CANARY_EVERY_S = 60.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class _Refused(Exception):
@@ -72,10 +70,6 @@ class _Served:
     @property
     def identity(self) -> tuple[str, str, str, str]:
         return (self.model, self.revision, self.dtype, self.pooling)
-
-    @property
-    def is_pinned(self) -> bool:
-        return _COMMIT.fullmatch(self.revision) is not None
 
 
 class TeiEmbedder:
@@ -98,7 +92,7 @@ class TeiEmbedder:
         self._dimension = 0
         self._canary = self._canary_vector(NEVER)
         self._dimension = len(self._canary)
-        signs = "" if self._served.is_pinned else np.packbits(self._canary > 0).tobytes().hex()
+        signs = np.packbits(self._canary > 0).tobytes().hex()
         sha256 = content_key({"tei": list(self._served.identity), "canary": signs, "dimension": self._dimension})
         self._info = EmbedderInfo(url, sha256, self._dimension, self._served.max_tokens)
 
@@ -212,7 +206,7 @@ class TeiEmbedder:
             in_doubt = self._in_doubt or time.monotonic() - self._compared_at > _CANARY_EVERY_S
         if not in_doubt:
             return
-        if not served.is_pinned and float(self._canary_vector(cancel) @ self._canary) < _SAME_COSINE:
+        if float(self._canary_vector(cancel) @ self._canary) < _SAME_COSINE:
             raise self._changed("the same text has another vector than before")
         with self._lock:
             self._in_doubt, self._compared_at = False, time.monotonic()
