@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 KEY_NAME = "SEMIEVOL_TEI_API_KEY"
 
 _ATTEMPTS = 5
+_CONNECT_S = 10.0
+_CHECK_S = 10.0  # a server that takes longer to say how it is does not work
 _LONGEST_PAUSE_S = 30.0  # whatever Retry-After says
 _TRANSIENT = {424, 429, 500, 502, 503, 504}
 _REFUSED = {413, 422}
@@ -82,7 +84,7 @@ class TeiEmbedder:
 
     def __init__(self, url: str, *, api_key: SecretStr | None = None, timeout_s: float = 120.0, backoff_s: float = 0.25) -> None:
         self._url = check_url(url, field=FIELD)
-        self._client = _client(self._url, api_key, timeout_s)
+        self._client = _client(self._url, api_key)
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
         self._lock = threading.Lock()
@@ -112,7 +114,7 @@ class TeiEmbedder:
 
     def check(self) -> None:
         """R12: raises Unavailable, DeadlineExceeded or Conflict where the server is not what it was when this was constructed."""
-        self._request("GET", "/health", NEVER, attempts=1)
+        self._request("GET", "/health", NEVER, attempts=1, timeout_s=_CHECK_S)
         self._check_unchanged(NEVER)
 
     def close(self) -> None:
@@ -225,19 +227,28 @@ class TeiEmbedder:
     # -------------------------------------------------------------- HTTP
 
     def _request(
-        self, method: str, path: str, cancel: Cancel, body: bytes | None = None, *, attempts: int = _ATTEMPTS
+        self,
+        method: str,
+        path: str,
+        cancel: Cancel,
+        body: bytes | None = None,
+        *,
+        attempts: int = _ATTEMPTS,
+        timeout_s: float = 0.0,
     ) -> httpx.Response:
-        """A good answer, after some attempts if need be. Raises _Refused, and what the class says."""
+        """A good answer, after some attempts if need be. Raises _Refused, and what the class says. `timeout_s` 0: the usual."""
         import httpx
+
+        timeout_s = timeout_s or self._timeout_s
 
         for attempt in range(attempts):
             last, hint_s = attempt == attempts - 1, None
             try:
-                response = self._client.request(method, path, content=body)
+                response = self._client.request(method, path, content=body, timeout=_timeout(timeout_s))
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 self._in_doubt = True
                 raise errors.DeadlineExceeded(
-                    f"The embedding server at {self._url} did not answer {path} within {self._timeout_s:g} seconds.", field=FIELD
+                    f"The embedding server at {self._url} did not answer {path} within {timeout_s:g} seconds.", field=FIELD
                 ) from error
             except httpx.RequestError as error:
                 failure = self._broken(f"cannot be reached ({errors.first_line(error)}); is it running? Start it, and continue")
@@ -289,7 +300,7 @@ class TeiEmbedder:
         return self._broken(f"failed ({status}: {reason}), {_ATTEMPTS} times in a row; its log says why")
 
 
-def _client(url: str, api_key: SecretStr | None, timeout_s: float) -> httpx.Client:
+def _client(url: str, api_key: SecretStr | None) -> httpx.Client:
     try:
         import httpx
     except ImportError as error:
@@ -298,7 +309,13 @@ def _client(url: str, api_key: SecretStr | None, timeout_s: float) -> httpx.Clie
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key.get_secret_value()}"
-    return httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)))
+    return httpx.Client(base_url=url, headers=headers)
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    import httpx
+
+    return httpx.Timeout(seconds, connect=min(_CONNECT_S, seconds))
 
 
 def _batches(texts: Sequence[str], max_count: int) -> Iterator[list[int]]:

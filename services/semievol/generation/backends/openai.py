@@ -50,6 +50,7 @@ FIELD = "engine"  # the run file's key for the endpoint
 KEY_NAME = "SEMIEVOL_OPENAI_API_KEY"
 
 _POLL_S = 0.1  # how soon a cancellation is noticed
+_CHECK_S = 10.0  # a server that takes longer to list its models does not work
 _LISTED_MODELS = 10
 _CONTEXT_WORDS = ("context length", "context size", "context window", "context_length")
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -79,7 +80,7 @@ class OpenAIEngine:
         self._calls = ThreadPoolExecutor(parallel_calls, thread_name_prefix="endpoint")
         self._limit_name = "max_tokens"
         self._tells_usage = True  # whether a stream is asked for its token counts
-        self._base = self._look_up()
+        self._base = self._look_up(self._client)
 
     # ------------------------------------------------------------ Generator
 
@@ -193,15 +194,15 @@ class OpenAIEngine:
 
     def check(self) -> None:
         """R12: raises Unavailable, DeadlineExceeded or NotFound where the endpoint no longer serves the model."""
-        self._look_up()
+        self._look_up(self._client.with_options(timeout=_CHECK_S, max_retries=0))
 
     def close(self) -> None:
         self._calls.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _look_up(self) -> ModelInfo:
+    def _look_up(self, client: openai.OpenAI) -> ModelInfo:
         with self._errors(None, FIELD):
-            listing: Any = self._client.models.list()
+            listing: Any = client.models.list()
             served = {one.id: one for one in listing.data}
         if self._model not in served:
             more = ", ..." if len(served) > _LISTED_MODELS else ""
