@@ -128,13 +128,25 @@ def test_another_model_in_the_middle_is_a_conflict(server: TeiDouble) -> None:
     assert embedder.embed(TEXTS).shape == (40, 64)
 
 
-def test_other_weights_under_the_same_name_are_noticed_after_an_outage(server: TeiDouble) -> None:
+def test_other_weights_under_the_same_name_are_noticed_after_a_restart(server: TeiDouble) -> None:
     embedder = client(server)
+    embedder.embed(TEXTS)
+    server.die()
+    server.start()
+    embedder.embed(TEXTS)  # the same weights
     server.die()
     server.embedder = OtherWeights()
-    threading.Timer(0.03, server.start).start()
+    server.start()
     with pytest.raises(errors.Conflict, match="another vector"):
-        TeiEmbedder.embed(embedder, TEXTS[:1])
+        embedder.embed(TEXTS[:1])
+
+
+def test_a_quiet_connection_costs_one_look_at_the_server_a_call(server: TeiDouble) -> None:
+    embedder = client(server)
+    embedder.embed(TEXTS[:1])
+    before = len(server.calls)
+    embedder.embed(TEXTS[:1])
+    assert [call.path for call in server.calls[before:]] == ["/embed", "/info"]
 
 
 def test_another_dimension_is_a_conflict(server: TeiDouble) -> None:

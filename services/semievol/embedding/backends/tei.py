@@ -10,8 +10,8 @@ What the server promises and what we make of it:
                0.1 % is refused, since the server does something else than it was asked for; below that rows get norm 1 in float32.
     identity   weights cannot be read over HTTP; `model_sha` is only what the server was started with as `--revision`, and `/info` tells no
                default prompt. So the digest is of model, revision, number format and pooling, and of a canary: the signs of a fixed text's
-               vector, which rounding leaves alone and other weights do not. `/info` is read again after every call, the canary every minute
-               and after every error, so that vectors of two models are never mixed.
+               vector, which rounding leaves alone and other weights do not. `/info` is read again after every call, the canary every minute,
+               after every error and on every new connection, so that vectors of two models are never mixed.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class TeiEmbedder:
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
         self._lock = threading.Lock()
-        self._in_doubt = False  # something went wrong since the canary was last compared
-        self._compared_at = time.monotonic()
+        self._in_doubt = False  # whether the canary must be compared: something went wrong, or a connection is new
         self._served = self._read_info(NEVER)
         self._dimension = 0
         self._canary = self._canary_vector(NEVER)
         self._dimension = len(self._canary)
         signs = np.packbits(self._canary > 0).tobytes().hex()
         sha256 = content_key({"tei": list(self._served.identity), "canary": signs, "dimension": self._dimension})
+        self._in_doubt, self._compared_at = False, time.monotonic()
         self._info = EmbedderInfo(url, sha256, self._dimension, self._served.max_tokens)
 
     def info(self) -> EmbedderInfo:
@@ -240,11 +240,11 @@ class TeiEmbedder:
         import httpx
 
         timeout_s = timeout_s or self._timeout_s
-
+        more: dict[str, Any] = {"timeout": _timeout(timeout_s), "extensions": {"trace": self._trace}}
         for attempt in range(attempts):
             last, hint_s = attempt == attempts - 1, None
             try:
-                response = self._client.request(method, path, content=body, timeout=_timeout(timeout_s))
+                response = self._client.request(method, path, content=body, **more)
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 self._in_doubt = True
                 raise errors.DeadlineExceeded(
@@ -262,6 +262,11 @@ class TeiEmbedder:
                     raise self._overworked(response, hint_s)
             _pause((hint_s or self._backoff_s * 2**attempt) * random.uniform(1, 1.5), cancel)
         raise AssertionError("unreachable")
+
+    def _trace(self, event: str, _: Any) -> None:
+        """Who answers a new connection may be another than who answered the last."""
+        if event == "connection.connect_tcp.complete":
+            self._in_doubt = True
 
     def _accepted(self, response: httpx.Response, path: str) -> httpx.Response:
         """The response, where it is one of success."""
@@ -309,7 +314,8 @@ def _client(url: str, api_key: SecretStr | None) -> httpx.Client:
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key.get_secret_value()}"
-    return httpx.Client(base_url=url, headers=headers)
+    limits = httpx.Limits(keepalive_expiry=_CANARY_EVERY_S)
+    return httpx.Client(base_url=url, headers=headers, limits=limits)
 
 
 def _timeout(seconds: float) -> httpx.Timeout:
