@@ -55,7 +55,9 @@ def test_every_seed_is_a_call_and_only_what_says_something_is_sent(server: OpenA
     client(server).generate(BASE_MODEL, [Prompt("a", PROMPT.messages, (5, 2**62))], SAMPLED)
     sent = sorted(bodies(server), key=lambda body: body["seed"])
     assert [body["seed"] for body in sent] == [5, 2**62]
-    assert sent[0].keys() == {"model", "messages", "temperature", "max_tokens", "logprobs", "seed"}
+    plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "top_p": 1.0}
+    assert sent[0].keys() == {"model", "messages", "temperature", "max_tokens", "logprobs", "seed", *plain}
+    assert sent[0] | plain == sent[0]  # the model's own distribution, whatever the server's habits
     assert sent[0]["logprobs"] is True
 
 
@@ -79,6 +81,13 @@ def test_a_server_that_counts_no_tokens_in_streams_is_not_asked_to() -> None:
         for _ in range(2):
             assert "".join(delta.text for delta in engine.chat(BASE_MODEL, PROMPT, GREEDY)).startswith("Answer: ")
         assert ["stream_options" in body for body in bodies(server)] == [True, False, False]
+
+
+def test_a_server_that_knows_openais_parameters_only_is_sent_no_others() -> None:
+    with OpenAIDouble(FakeEngine(), refuses={"top_k"}).running() as server:
+        engine = client(server, parallel_calls=1)
+        engine.generate(BASE_MODEL, [PROMPT, PROMPT], GREEDY)
+        assert [("top_k" in body, "min_p" in body) for body in bodies(server)] == [(True, True), (False, False), (False, False)]
 
 
 def test_calls_at_the_same_time_are_bounded(server: OpenAIDouble) -> None:

@@ -2,6 +2,8 @@
 
 seeds       one call per seed, so that a sample is the same whatever else is asked for; how exactly a server repeats is its own affair
 limit       `max_tokens`, which every server knows; `max_completion_tokens` from the moment that a server asks for it
+sampling    from the model's own distribution: servers cut and bend it by default (llama.cpp's by top_k 40 and min_p 0.05, vLLM's by
+            whatever the model's generation_config.json says), so all of that is switched off, except where a server refuses to hear of it
 logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vLLM (unless started with another `logprobs_mode`) and
             llama.cpp's server mean that; OpenAI does not say. Tokens of a stop string and the end-of-turn token, which vLLM lists,
             are left out, as everywhere in the suite
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 FIELD = "engine"  # the run file's key for the endpoint
 KEY_NAME = "SEMIEVOL_OPENAI_API_KEY"
 
+_PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # no part of OpenAI's API, and of most others
 _POLL_S = 0.1  # how soon a cancellation is noticed
 _CHECK_S = 10.0  # a server that takes longer to list its models does not work
 _LISTED_MODELS = 10
@@ -80,6 +83,7 @@ class OpenAIEngine:
         self._calls = ThreadPoolExecutor(parallel_calls, thread_name_prefix="endpoint")
         self._limit_name = "max_tokens"
         self._tells_usage = True  # whether a stream is asked for its token counts
+        self._knows_plain = True  # whether the server takes _PLAIN
         self._base = self._look_up(self._client)
 
     # ------------------------------------------------------------ Generator
@@ -224,30 +228,39 @@ class OpenAIEngine:
         import openai
 
         while True:
-            limit_name, tells_usage = self._limit_name, self._tells_usage
             arguments: dict[str, Any] = {
                 "model": self._model,
                 "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
                 "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
                 "logprobs": True,
-                limit_name: sampling.max_tokens,
+                self._limit_name: sampling.max_tokens,
             }
             # Left out where they say nothing: not every server knows them.
             arguments |= {"seed": seed} if seed is not None else {}
             arguments |= {"n": n} if n > 1 else {}
-            arguments |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
             arguments |= {"stop": list(sampling.stop)} if sampling.stop else {}
             arguments |= {"stream": True} if stream else {}
-            arguments |= {"stream_options": {"include_usage": True}} if stream and tells_usage else {}
+            arguments |= {"stream_options": {"include_usage": True}} if stream and self._tells_usage else {}
+            arguments |= {"extra_body": _PLAIN} if self._knows_plain else {}
             try:
                 return self._client.chat.completions.create(**arguments)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if limit_name == "max_tokens" and _wants_another_limit(error):
-                    self._limit_name = "max_completion_tokens"
-                elif stream and tells_usage and "stream_options" in _words(error):
-                    self._tells_usage = False
-                else:
+                if not self._adapt(arguments, error):
                     raise
+
+    def _adapt(self, arguments: dict[str, Any], error: openai.APIStatusError) -> bool:
+        """Whether the server wants one of these arguments put otherwise; from now on it is."""
+        words = _words(error)
+        if "max_tokens" in arguments and error.param == "max_tokens" and "max_completion_tokens" in words:
+            self._limit_name = "max_completion_tokens"
+        elif "stream_options" in arguments and "stream_options" in words:
+            self._tells_usage = False
+        elif "extra_body" in arguments and any(name in words for name in _PLAIN):
+            self._knows_plain = False
+        else:
+            return False
+        return True
 
     @contextmanager
     def _errors(self, prompt: Prompt | None, field: str) -> Iterator[None]:
@@ -337,10 +350,6 @@ def _delta(text: str, tokens: Sequence[Token], reason: FinishReason | None = Non
 def _finish(reason: str | None) -> FinishReason:
     """Whatever else ends a reply (a content filter, a tool call, nothing) leaves it unfinished."""
     return FinishReason.STOP if reason == "stop" else FinishReason.LENGTH
-
-
-def _wants_another_limit(error: openai.APIStatusError) -> bool:
-    return error.param == "max_tokens" and "max_completion_tokens" in _words(error)
 
 
 def _words(error: openai.APIStatusError) -> str:
