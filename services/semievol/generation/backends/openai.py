@@ -198,14 +198,14 @@ class OpenAIEngine:
 
     def check(self) -> None:
         """R12: raises Unavailable, DeadlineExceeded or NotFound where the endpoint no longer serves the model."""
-        self._look_up(self._client.with_options(timeout=_CHECK_S, max_retries=0))
+        self._look_up(self._client.with_options(timeout=_CHECK_S, max_retries=0), _CHECK_S)
 
     def close(self) -> None:
         self._calls.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _look_up(self, client: openai.OpenAI) -> ModelInfo:
-        with self._errors(None, FIELD):
+    def _look_up(self, client: openai.OpenAI, timeout_s: float = 0.0) -> ModelInfo:
+        with self._errors(None, FIELD, timeout_s):
             listing: Any = client.models.list()
             served = {one.id: one for one in listing.data}
         if self._model not in served:
@@ -263,7 +263,7 @@ class OpenAIEngine:
         return True
 
     @contextmanager
-    def _errors(self, prompt: Prompt | None, field: str) -> Iterator[None]:
+    def _errors(self, prompt: Prompt | None, field: str, timeout_s: float = 0.0) -> Iterator[None]:
         """Turns the client's errors into ours, naming the prompt; without one, models are listed."""
         import httpx2
         import openai
@@ -272,7 +272,7 @@ class OpenAIEngine:
             yield
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             raise errors.DeadlineExceeded(
-                f"The endpoint at {self._url} did not answer within {self._timeout_s:g} seconds.", field=FIELD
+                f"The endpoint at {self._url} did not answer within {timeout_s or self._timeout_s:g} seconds.", field=FIELD
             ) from error
         except openai.APIStatusError as error:
             raise self._of_status(error, prompt, field) from error
