@@ -24,10 +24,11 @@ from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.settings import EmbeddingSettings
 from semievol.generation import server as generation_server
 from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.core import Engine
 from semievol.generation.settings import GenerationSettings
 from semievol.judging import server as judging_server
 from semievol.judging.settings import JudgingSettings
-from semievol.ports import VectorIndex
+from semievol.ports import Embedder, VectorIndex
 from semievol.retrieval import server as retrieval_server
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.settings import RetrievalSettings
@@ -108,12 +109,15 @@ def fake_suite(
     launcher: str = "inline",
     store: str = "",
     index: VectorIndex | None = None,
+    embedder: Embedder | None = None,
+    engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
-    `index`: a real one of the caller's in place of the fake. `engine_faults`: as FakeEngine has them."""
+    `index`, `embedder`: others of the caller's in place of the fakes; `engine_of`: what stands between the generation service and the
+    fake engine. `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
     store = store or (home / "artifacts").as_uri()
     artifacts = Artifacts(open_store(store))
@@ -122,9 +126,10 @@ def fake_suite(
     retrieval = retrieval_server.service(RetrievalSettings(), index or fake_index)
     addresses: dict[str, str] = {}
     with ExitStack() as stack:
-        addresses["embedding"] = stack.enter_context(running(embedding_server.service(EmbeddingSettings(), FakeEmbedder())))
+        embedding = embedding_server.service(EmbeddingSettings(), embedder or FakeEmbedder())
+        addresses["embedding"] = stack.enter_context(running(embedding))
         addresses["retrieval"] = stack.enter_context(running(retrieval))
-        addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine)))
+        addresses["generation"] = stack.enter_context(running(generation_server.service(GenerationSettings(), engine_of(engine))))
         generation = GenerationClient(addresses["generation"])
         addresses["judging"] = stack.enter_context(running(judging_server.service(JudgingSettings(), generation)))
         addresses["training"] = stack.enter_context(running(training_server.around(trainer, TrainingSettings())))

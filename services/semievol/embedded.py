@@ -26,6 +26,7 @@ import filelock
 
 from semievol import homes
 from semievol.common import errors
+from semievol.common.endpoints import is_url
 from semievol.common.grpc_server import Server, Service
 from semievol.ports import Embedder, Launcher
 
@@ -38,7 +39,8 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
-    """`launcher`: inline (threads) or subprocess (child processes). `port`: the first of six; 0 means any free ones.
+    """`engine`: transformers, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
+    (child processes). `port`: the first of six; 0 means any free ones.
 
     `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
     `lasting`: other commands may give these services work; without it they end with the command that started them."""
@@ -46,6 +48,7 @@ class EmbeddedSettings:
     home: Path
     model: str = "bundled:smollm2-135m"
     embedding: str = "bundled:minilm-l6"
+    engine: str = "transformers"
     launcher: str = "inline"
     port: int = 0
     lasting: bool = False
@@ -134,7 +137,15 @@ class Embedded:
         from semievol.generation import server
         from semievol.generation.settings import GenerationSettings
 
-        settings = GenerationSettings(model=self._settings.model, store=self._store_uri, cache=self._home / "cache")
+        one = self._settings
+        endpoint = one.engine if is_url(one.engine) else ""
+        settings = GenerationSettings(
+            backend="openai" if endpoint else "transformers",
+            endpoint=endpoint,
+            model=one.model,
+            store=self._store_uri,
+            cache=self._home / "cache",
+        )
         return server.service(settings)
 
     def _judging(self) -> Service:
@@ -214,6 +225,7 @@ class Embedded:
             "addresses": self._addresses,
             "model": self._settings.model,
             "embedding": self._settings.embedding,
+            "engine": self._settings.engine,
             "lasting": self._settings.lasting,
             "store": self._backends.store,
             "milvus": self._backends.milvus,
@@ -243,7 +255,7 @@ _ADDRESSES = "services.json"
 
 
 def read_addresses(home: Path) -> dict[str, Any] | None:
-    """What services.json says: pid, addresses, model, embedding, store, milvus, lasting; None where no services are at work on this home."""
+    """What services.json says: pid, addresses, models, backends, lasting; None where no services are at work on this home."""
     try:
         body: dict[str, Any] = json.loads((home.expanduser() / _ADDRESSES).read_text())
         os.kill(body["pid"], 0)

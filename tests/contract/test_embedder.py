@@ -1,9 +1,10 @@
-"""What every Embedder does: the fake, the real backend, and the gRPC client in front of each."""
+"""What every Embedder does: the fake, the real backend, a text-embeddings-inference server, and the gRPC client in front of each."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from semievol.client.embedding import EmbeddingClient
 from semievol.common import errors
 from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.backends.sentence_transformers import SentenceTransformersEmbedder
+from semievol.embedding.backends.tei import TeiEmbedder
 from semievol.embedding.server import service
 from semievol.embedding.settings import EmbeddingSettings
 from semievol.ports import Embedder
 
 from tests.running import running
+from tests.servers.tei import TeiDouble
 
 TEXTS = ["The lift in block C is stuck.", "My invoice is wrong.", "The lift in block C is stuck again.", "x"]
 
@@ -30,19 +33,25 @@ def minilm() -> SentenceTransformersEmbedder:
     params=[
         "fake",
         "client-fake",
+        "tei-fake",
+        "client-tei-fake",
         pytest.param("minilm", marks=pytest.mark.models),
         pytest.param("client-minilm", marks=pytest.mark.models),
+        pytest.param("tei-minilm", marks=pytest.mark.models),
     ],
 )
 def embedder(request: pytest.FixtureRequest) -> Iterator[Embedder]:
     backend: Embedder = request.getfixturevalue("minilm") if "minilm" in request.param else FakeEmbedder()
-    if not request.param.startswith("client"):
+    with ExitStack() as stack:
+        if "tei" in request.param:
+            double = stack.enter_context(TeiDouble(backend, max_client_batch_size=3).running())
+            backend = TeiEmbedder(double.url)
+            stack.callback(backend.close)
+        if request.param.startswith("client"):
+            address = stack.enter_context(running(service(EmbeddingSettings(max_batch_count=3), backend)))
+            backend = EmbeddingClient(address)
+            stack.callback(backend.close)
         yield backend
-        return
-    with running(service(EmbeddingSettings(max_batch_count=3), backend)) as address:
-        client = EmbeddingClient(address)
-        yield client
-        client.close()
 
 
 def test_vectors_are_float32_of_norm_one_and_of_the_stated_dimension(embedder: Embedder) -> None:

@@ -1,11 +1,16 @@
-"""What every Generator, Scorer and AdapterHost does: the fake, the transformers backend, and the gRPC client in front of each."""
+"""What every Generator, Scorer and AdapterHost does: the fake, the transformers backend, and the gRPC client in front of each.
+
+An OpenAI-compatible endpoint (a double of one, in front of the fake or of transformers) answers and does no more; with an engine of our own
+beside it (split) everything is there again.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,8 @@ from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.stores.local import LocalStore
 from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.backends.openai import OpenAIEngine
+from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
@@ -24,6 +31,7 @@ from semievol.ports import BASE_MODEL, FinishReason, Prompt, Sampling, ScoreRequ
 
 from tests.generators import publish, publish_directory, write_tiny_adapter, write_tiny_model
 from tests.running import running
+from tests.servers.openai_api import OpenAIDouble
 
 SAMPLED = Sampling(temperature=1.0, max_tokens=8)
 GREEDY = Sampling(max_tokens=8)
@@ -73,27 +81,38 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer:
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", bundled_tokenizer)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "fake",
-        "fake-client",
-        pytest.param("merged", marks=pytest.mark.models),
-        pytest.param("switched", marks=pytest.mark.models),
-        pytest.param("merged-client", marks=pytest.mark.models),
-    ],
-)
+ENGINES = [
+    "fake",
+    "fake-client",
+    "fake-endpoint-split",
+    pytest.param("merged", marks=pytest.mark.models),
+    pytest.param("switched", marks=pytest.mark.models),
+    pytest.param("merged-client", marks=pytest.mark.models),
+    pytest.param("merged-endpoint-split", marks=pytest.mark.models),
+]
+ENDPOINTS = ["fake-endpoint", "fake-endpoint-client", pytest.param("merged-endpoint", marks=pytest.mark.models)]
+engines_only = pytest.mark.parametrize("world", ENGINES, indirect=True)
+
+
+@pytest.fixture(scope="module", params=[*ENGINES, *ENDPOINTS])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("generation")
-    backend, _, client = request.param.partition("-")
+    backend, *around = request.param.split("-")
     world = _fake_world(root) if backend == "fake" else _tiny_world(root, request.getfixturevalue("tiny_chat_model"), backend)
-    if not client:
+    with ExitStack() as stack:
+        if "endpoint" in around:
+            double = stack.enter_context(OpenAIDouble(world.engine, max_model_len=512, end_token="<|im_end|>").running())
+            endpoint = OpenAIEngine(double.endpoint, world.base)
+            stack.callback(endpoint.close)
+            ours = world.engine
+            split = SplitEngine(endpoint, lambda: ours, ours.models()[0].base_sha256, "here")
+            world = replace(world, engine=split if "split" in around else endpoint)
+        if "client" in around:
+            address = stack.enter_context(running(service(GenerationSettings(), world.engine)))
+            client = GenerationClient(address)
+            stack.callback(client.close)
+            world = replace(world, engine=client)
         yield world
-        return
-    with running(service(GenerationSettings(), world.engine)) as address:
-        client = GenerationClient(address)
-        yield World(client, world.artifacts, world.adapters, world.base)
-        client.close()
 
 
 # ---------------------------------------------------------------- generate
@@ -157,6 +176,7 @@ def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(world: World) -> None:
     assert len(completion.tokens) == len(completion.token_logprobs) <= len(whole.completions[0].tokens)
 
 
+@engines_only
 def test_greedy_logprobs_are_those_of_scoring_the_same_reply(world: World) -> None:
     """Up to 1e-4 nats: float32 over other shapes. Replies whose text does not give back their tokens cannot be compared."""
     generations = world.engine.generate(BASE_MODEL, PROMPTS, GREEDY)
@@ -267,6 +287,7 @@ def test_a_stream_can_be_left_early(world: World) -> None:
 # ---------------------------------------------------------------- score
 
 
+@engines_only
 def test_scores_are_per_token_and_an_empty_response_has_none(world: World) -> None:
     responses = ["Answer: blue", "", "Answer: a much longer reply than the others"]
     requests = [ScoreRequest(text, PROMPTS[i].messages, text) for i, text in enumerate(responses)]
@@ -280,11 +301,13 @@ def test_scores_are_per_token_and_an_empty_response_has_none(world: World) -> No
     assert scores[1].tokens == ()
 
 
+@engines_only
 def test_a_response_too_long_for_the_model_is_named(world: World) -> None:
     with pytest.raises(errors.InvalidInput, match="who"):
         world.engine.score(BASE_MODEL, [ScoreRequest("who", PROMPTS[0].messages, "long " * 600)])
 
 
+@engines_only
 def test_a_score_without_messages_names_its_field(world: World) -> None:
     with pytest.raises(errors.InvalidInput) as caught:
         world.engine.score(BASE_MODEL, [ScoreRequest("a", (), "b")])
@@ -300,6 +323,7 @@ def served(world: World) -> Iterator[str]:
     world.engine.unload_adapter("first-1.0")
 
 
+@engines_only
 def test_an_adapter_is_served_under_its_name_with_its_digest(world: World, served: str) -> None:
     base, adapter = world.engine.models()
     assert (base.name, base.base, base.adapter, base.max_model_tokens) == (BASE_MODEL, world.base, "", 512)
@@ -308,6 +332,7 @@ def test_an_adapter_is_served_under_its_name_with_its_digest(world: World, serve
     assert len(adapter.adapter_sha256) == len(base.base_sha256) == 64
 
 
+@engines_only
 def test_an_adapter_changes_the_replies_and_not_the_base_models(world: World) -> None:
     requests = [ScoreRequest("a", PROMPTS[0].messages, "Answer: blue")]
     before = world.engine.score(BASE_MODEL, requests)
@@ -325,11 +350,13 @@ def test_an_adapter_changes_the_replies_and_not_the_base_models(world: World) ->
         world.engine.score("second", requests)
 
 
+@engines_only
 def test_the_same_adapter_again_is_a_no_op(world: World, served: str) -> None:
     assert world.engine.load_adapter(served, world.adapters[0]).name == served
     assert len(world.engine.models()) == 2
 
 
+@engines_only
 def test_a_name_is_never_reused_for_other_content_even_after_unloading(world: World, served: str) -> None:
     with pytest.raises(errors.AlreadyExists) as caught:
         world.engine.load_adapter(served, world.adapters[1])
@@ -340,12 +367,14 @@ def test_a_name_is_never_reused_for_other_content_even_after_unloading(world: Wo
 
 
 @pytest.mark.parametrize("name", ["", "base", "a b", "ä", "x" * 129, "a/b"])
+@engines_only
 def test_a_bad_name_is_refused(world: World, name: str) -> None:
     with pytest.raises(errors.InvalidInput) as caught:
         world.engine.load_adapter(name, world.adapters[0])
     assert caught.value.field == "name"
 
 
+@engines_only
 def test_what_is_no_adapter_is_refused(world: World) -> None:
     no_weights = publish(world.artifacts, {"adapter_config.json": b"{}", "adapter_model.bin": b"pickle"})
     no_config = publish(world.artifacts, {"adapter_config.json": b"not json", "adapter_model.safetensors": b""})
@@ -366,8 +395,26 @@ def test_what_is_no_adapter_is_refused(world: World) -> None:
     assert len(world.engine.models()) == 1
 
 
+@engines_only
 def test_unloading_what_is_not_loaded_is_no_error_and_the_base_stays(world: World) -> None:
     world.engine.unload_adapter("never-seen")
     with pytest.raises(errors.InvalidInput) as caught:
         world.engine.unload_adapter(BASE_MODEL)
     assert caught.value.field == "name"
+
+
+# ---------------------------------------------------------------- endpoints
+
+
+@pytest.mark.parametrize("world", ENDPOINTS, indirect=True)
+def test_an_endpoint_says_what_it_cannot_do_and_what_to_do_instead(world: World) -> None:
+    (base,) = world.engine.models()
+    assert (base.name, base.base, base.max_model_tokens) == (BASE_MODEL, world.base, 512)
+    assert base.engine.startswith("openai/tests@http://127.0.0.1:")
+    with pytest.raises(errors.NotSupported, match="entropy_source: generated"):
+        world.engine.score(BASE_MODEL, [ScoreRequest("a", PROMPTS[0].messages, "b")])
+    with pytest.raises(errors.NotSupported, match="no adapters of ours"):
+        world.engine.load_adapter("new", world.adapters[0])
+    world.engine.unload_adapter("never-seen")
+    with pytest.raises(errors.InvalidInput):
+        world.engine.unload_adapter(BASE_MODEL)

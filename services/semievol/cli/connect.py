@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semievol import homes
 from semievol.cli import output
@@ -15,6 +15,9 @@ from semievol.cli.options import Target
 from semievol.client.controller import ControllerClient
 from semievol.common import errors
 from semievol.controller.v1 import controller_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from semievol.common.runspec import RunSpec
 
 _HEALTH_DEADLINE_S = 2.0
 
@@ -36,7 +39,7 @@ class Connection:
 
 
 def live_suite(home: Path) -> dict[str, Any] | None:
-    """What services.json says (addresses, model, embedding) of the running services of a home, if there are any that answer."""
+    """What services.json says (addresses, model, embedding, engine) of the running services of a home, if there are any that answer."""
     from semievol.embedded import read_addresses
 
     record = read_addresses(home)
@@ -116,23 +119,24 @@ def working_controller(target: Target, instead: str) -> Iterator[ControllerClien
 
 
 @contextlib.contextmanager
-def suite(home: Path, model: str, embedding: str, launcher: str, *, store: str = "", milvus: str = "") -> Iterator[Suite]:
+def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: str = "") -> Iterator[Suite]:
     """The running services of this home if there are any, else services in this process.
 
     Raises Conflict (they serve other models, or keep things elsewhere), Busy (another process holds the home, and its services, if any,
     end with it).
     """
+    wanted = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine}
     record = _lasting_suite(home)
     if record is not None:
-        _check_models(home, record, {"model": model, "embedding": embedding})
+        _check_models(home, record, wanted)
         _check_backends(home, record, store=store, milvus=milvus)
         yield Suite(record["addresses"], here=False)
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
     announce_backends(home, store=store, milvus=milvus)
-    _announce_start("the services", model)
-    settings = EmbeddedSettings(home=home, model=model, embedding=embedding, launcher=launcher, store=store, milvus=milvus)
+    _announce_start("the services", spec.model)
+    settings = EmbeddedSettings(home, spec.model, spec.embedding, spec.engine, launcher, store=store, milvus=milvus)
     with Embedded(settings) as embedded:
         yield Suite(embedded.addresses, here=True)
 

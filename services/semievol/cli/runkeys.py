@@ -35,7 +35,11 @@ EXAMPLES: dict[str, str] = {
 KEYS = (
     Key("name", "Name of the run, and of the alias that its best model gets.", values="letters, digits, `-`, `_`, `.`; 1 to 63"),
     Key("model", "Base model.", values="a directory (relative to this file), `bundled:NAME` or a hub id"),
-    Key("embedding", "Embedding model for the references.", values="as for `model`"),
+    Key(
+        "embedding",
+        "Embedding model for the references.",
+        values="as for `model`, or the URL of a text-embeddings-inference server: `http://host:8080`",
+    ),
     Key(
         "data.labeled",
         "Rows with answers (CSV, JSONL or Parquet: question, options, answer; id and category if you like; or chats: messages, or prompt and completion).",
@@ -134,6 +138,11 @@ KEYS = (
         "shard_rows",
         "Unlabeled rows per shard, the unit of resume. Of more than 10,000 rows take a hundredth: thousands of shards take long to plan.",
         "seconds to a minute of work",
+    ),
+    Key(
+        "engine",
+        "What answers for the base model: this machine, or an OpenAI-compatible endpoint that serves `model` under that name.",
+        values="`transformers`, or a URL such as `http://host:8000/v1`",
     ),
 )
 

@@ -25,6 +25,7 @@ from semievol.algorithm.collaborators import numbered, sample_collaborators
 from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task, TaskType, Weights
 from semievol.common import errors
 from semievol.common.columns import check_map
+from semievol.common.endpoints import check_url, is_url
 
 _HOLDOUT = 0.2
 _LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard error of 20 rows is 10 points
@@ -140,6 +141,7 @@ class RunSpec(_Strict):
     max_no_answer: float = Field(0.5, ge=0, le=1)
     bad_rows: Literal["fail", "quarantine"] = "fail"
     shard_rows: int = Field(64, ge=1, le=65536)
+    engine: str = "transformers"
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -171,6 +173,11 @@ class RunSpec(_Strict):
             return self.gate.holdout or 0.0, 1
         return (_HOLDOUT if self.iterations > 1 else 0.0), _LEAST_HELD_OUT
 
+    @property
+    def endpoint(self) -> str:
+        """URL of the OpenAI-compatible endpoint that answers; empty where an engine of our own does."""
+        return self.engine if is_url(self.engine) else ""
+
     def collaborator_list(self) -> tuple[Collaborator, ...]:
         """The n configurations of Eq. 4: as given, or sampled from {base, warm} x {0..k} by the run's seed."""
         if isinstance(self.collaborators, list):
@@ -183,7 +190,7 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
     if not isinstance(value, dict):
         raise errors.InvalidInput(f"{source} must hold keys and values, such as `name: demo`; `semievol init` writes one.")
     try:
-        return RunSpec.model_validate(value)
+        spec = RunSpec.model_validate(value)
     except ValidationError as error:
         # a misspelled key is also a missing one: the misspelling says more
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
@@ -201,6 +208,18 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
         field = ".".join(path) or _named_in(first["msg"])
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 and first["loc"][:1] != ("collaborators",) else ""
         raise errors.InvalidInput(f"{source}: {_describe(first, field, path)}{more}", field=field or None) from error
+    _check_engine(spec, source)
+    return spec
+
+
+def _check_engine(spec: RunSpec, source: str) -> None:
+    if spec.endpoint:
+        check_url(spec.endpoint, field="engine")
+    elif spec.engine != "transformers":
+        raise errors.InvalidInput(
+            f"{source}: engine is {spec.engine!r}; it is transformers, or the URL of an OpenAI-compatible endpoint.",
+            field="engine",
+        )
 
 
 def load_run_file(text: str, *, source: str) -> dict[str, Any]:

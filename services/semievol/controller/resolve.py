@@ -18,19 +18,46 @@ class Resolver:
         self._embedding = embedding
 
     def resolve(self, spec: RunSpec) -> Resolved:
-        """Raises Conflict(field=) where a service serves another model than the run asks for, Unavailable."""
+        """Raises Conflict(field=) where a service serves another model than the run asks for, InvalidInput(field=) where it cannot do what
+        the run needs, Unavailable."""
         base = self._generation().models()[0]
         if base.base != spec.model:
             raise _mismatch("model", spec.model, "generation", base.base)
+        _check_engine(spec, base.engine)
         embedder = self._embedding().info()
         if embedder.model != spec.embedding:
             raise _mismatch("embedding", spec.embedding, "embedding", embedder.model)
         return Resolved(base.base_sha256, base.engine, embedder.sha256)
 
 
+def _check_engine(spec: RunSpec, engine: str) -> None:
+    """`engine`: `transformers/...`; `openai/OWNER@URL`, an endpoint alone; or both with ` + ` in between, where this machine does the rest."""
+    endpoint, _, here = engine.partition(" + ")
+    url = endpoint.partition("@")[2] if endpoint.startswith("openai/") else ""
+    if url != spec.endpoint.rstrip("/"):
+        raise _mismatch("engine", spec.engine, "generation", url or "transformers")
+    if not url or here:
+        return
+    unfit = {
+        "in_weight": "in_weight: false" if spec.in_weight else "",
+        "entropy_source": "entropy_source: generated" if spec.entropy_source != "generated" else "",
+        "threshold_reference": "threshold_reference: unlabeled" if spec.threshold_reference != "unlabeled" else "",
+        "data.test": "data.test empty" if spec.data.test else "",
+        "data.dev": "data.dev empty" if spec.data.dev else "",
+    }
+    wanted = [words for words in unfit.values() if words]
+    if wanted:
+        raise errors.InvalidInput(
+            f"The generation service answers from {url} and has nothing else: no warm or evolved model, no scores. "
+            f"Set {', '.join(wanted)}; or start it without SEMIEVOL_GENERATION_ENDPOINT_ONLY.",
+            field=next(key for key, words in unfit.items() if words),
+        )
+
+
 def _mismatch(key: str, wanted: str, service: str, served: str) -> errors.Conflict:
+    verb = "answers from" if key == "engine" else "serves"
     return errors.Conflict(
-        f"The run asks for {key}: {wanted}, but the {service} service serves {served}. "
+        f"The run asks for {key}: {wanted}, but the {service} service {verb} {served}. "
         f"Change {key} in the run file, or start the services with `semievol serve --{key} {wanted}`.",
         field=key,
     )

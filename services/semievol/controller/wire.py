@@ -29,6 +29,7 @@ _SCALARS = (
     "max_tokens",
     "bad_rows",
     "shard_rows",
+    "engine",
 )
 _OPTIONALS = ("references", "theta", "in_weight", "include_labeled", "temperature", "max_no_answer")
 _TRAIN = ("epochs", "learning_rate", "lora_rank", "lora_alpha", "batch_size", "gradient_accumulation", "max_tokens", "references")

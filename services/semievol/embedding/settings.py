@@ -18,11 +18,21 @@ class EmbeddingSettings(BaseSettings):
     address: str = "127.0.0.1:50051"
     """Where `python -m semievol.embedding.server` listens: gRPC's customary port, on loopback."""
 
-    backend: Literal["sentence-transformers", "fake"] = "sentence-transformers"
-    """What computes the vectors; `fake` is for tests."""
+    backend: Literal["auto", "sentence-transformers", "tei", "fake"] = "auto"
+    """What computes the vectors; `auto`: tei where `model` is a URL, else sentence-transformers. `fake` is for tests."""
 
     model: str = "bundled:minilm-l6"
-    """A directory, a hub id or bundled:NAME. The default needs no network: an installed package carries it."""
+    """A directory, a hub id, bundled:NAME, or the URL of a text-embeddings-inference server (its key: SEMIEVOL_TEI_API_KEY, or
+    SEMIEVOL_TEI_API_KEY_FILE). The default needs no network: an installed package carries it."""
+
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for a server's answer to one batch. A CPU computes 32 long texts with a large model in a minute."""
+
+    check_every_s: float = Field(default=10.0, gt=0)
+    """How often a server elsewhere is looked at; while it does not work, health says NOT_SERVING."""
+
+    server_calls: int = Field(default=4, ge=1)
+    """Calls to a server at the same time: it forms its batches across them. A model in this process takes one at a time."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""

@@ -6,10 +6,13 @@ import asyncio
 
 from semievol.algorithm.types import Message
 from semievol.common.artifacts import Artifacts
+from semievol.common.endpoints import Remote, is_private, secret
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
 from semievol.generation.backends.fake import FakeEngine
+from semievol.generation.backends.openai import KEY_NAME, OpenAIEngine
+from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 from semievol.generation.servicer import GenerationServicer
 from semievol.generation.settings import GenerationSettings
@@ -22,14 +25,36 @@ _READY = Prompt("ready", (Message("user", "Are you ready?"),))
 
 def engine(settings: GenerationSettings) -> Engine:
     """The backend that the settings name, its weights loaded. Raises as the backend's constructor."""
-    artifacts = Artifacts(open_store(settings.store))
+    if settings.backend == "openai" or (settings.backend == "auto" and settings.endpoint):
+        endpoint = _endpoint(settings)
+        return endpoint if settings.endpoint_only else _split(endpoint, settings)
     if settings.backend == "fake":
-        return FakeEngine(artifacts=artifacts, cache=settings.cache, base=settings.model)
+        return FakeEngine(artifacts=Artifacts(open_store(settings.store)), cache=settings.cache, base=settings.model)
+    return _transformers(settings)
+
+
+def _endpoint(settings: GenerationSettings) -> OpenAIEngine:
+    key = secret(KEY_NAME) or (secret("OPENAI_API_KEY") if is_private(settings.endpoint) else None)
+    return OpenAIEngine(
+        settings.endpoint, settings.model, api_key=key, timeout_s=settings.timeout_s, parallel_calls=settings.parallel_calls
+    )
+
+
+def _split(endpoint: OpenAIEngine, settings: GenerationSettings) -> SplitEngine:
+    from semievol.common.models import resolve_model
+    from semievol.generation.backends.weights import number_format
+
+    numbers = number_format(settings.device, settings.precision, settings.adapter_mode)
+    local = resolve_model(settings.model, settings.cache)
+    return SplitEngine(endpoint, lambda: _transformers(settings), local.sha256, f"transformers/{numbers}")
+
+
+def _transformers(settings: GenerationSettings) -> Engine:
     from semievol.generation.backends.transformers import TransformersEngine
 
     return TransformersEngine(
         settings.model,
-        artifacts=artifacts,
+        artifacts=Artifacts(open_store(settings.store)),
         cache=settings.cache,
         device=settings.device,
         precision=settings.precision,
@@ -42,20 +67,30 @@ def engine(settings: GenerationSettings) -> Engine:
 def service(settings: GenerationSettings, backend: Engine | None = None) -> Service:
     """The service around `backend`, or around the one that the settings name."""
     backend = backend or engine(settings)
-    workers = Workers("generation", max_waiting=settings.max_waiting_count)  # one thread: the model does one batch at a time
+    elsewhere = backend if isinstance(backend, Remote) else None
+    # a model in this process does one batch at a time
+    workers = Workers("generation", settings.parallel_calls if elsewhere else 1, settings.max_waiting_count)
     servicer = GenerationServicer(backend, workers)
 
     async def probe() -> None:
         await workers.run(backend.generate, BASE_MODEL, [_READY], Sampling(max_tokens=1))
 
+    async def check() -> None:
+        if elsewhere:
+            await asyncio.to_thread(elsewhere.check)
+
     async def close() -> None:
         await asyncio.to_thread(workers.close)
+        if elsewhere:
+            elsewhere.close()
 
     return Service(
         name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
         register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
         probe=probe,
         close=close,
+        check=check if elsewhere else None,
+        check_every_s=settings.check_every_s,
     )
 
 

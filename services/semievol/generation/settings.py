@@ -17,8 +17,25 @@ class GenerationSettings(BaseSettings):
     address: str = "127.0.0.1:50053"
     """Where `python -m semievol.generation.server` listens: on loopback, the third of the suite's customary ports."""
 
-    backend: Literal["transformers", "fake"] = "transformers"
-    """What answers; `fake` is for tests."""
+    backend: Literal["auto", "transformers", "openai", "fake"] = "auto"
+    """What answers; `auto`: openai where `endpoint` is set, else transformers. `fake` is for tests."""
+
+    endpoint: str = ""
+    """URL of an OpenAI-compatible endpoint that serves `model` under that name: `http://host:8000/v1`. Its key: SEMIEVOL_OPENAI_API_KEY, or
+    SEMIEVOL_OPENAI_API_KEY_FILE; else, over https or on this machine, OPENAI_API_KEY, or OPENAI_API_KEY_FILE."""
+
+    endpoint_only: bool = False
+    """Whether the endpoint is all there is: no warm or evolved models, no scores. Else those are computed here, with the weights that `model`
+    names on this machine too."""
+
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for an endpoint's answer, four times over."""
+
+    parallel_calls: int = Field(default=8, ge=1)
+    """Calls to an endpoint at the same time: it forms its batches across them."""
+
+    check_every_s: float = Field(default=10.0, gt=0)
+    """How often an endpoint is looked at; while it does not work, health says NOT_SERVING."""
 
     model: str = "bundled:smollm2-135m"
     """The base model: a directory, a hub id or bundled:NAME. The default needs no network: an installed package carries it."""

@@ -66,6 +66,7 @@ def running_home(home: Path, served: Served) -> Path:
         "addresses": {"controller": served.address},
         "model": "bundled:smollm2-135m",
         "embedding": "bundled:minilm-l6",
+        "engine": "transformers",
     }
     (home / "services.json").write_text(json.dumps(record))
     return home

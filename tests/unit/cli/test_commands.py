@@ -89,11 +89,21 @@ def test_run_ends_with_the_code_of_what_went_wrong(
     assert result.stdout == ""
 
 
-def test_run_refuses_services_that_serve_another_model(invoke: Invoke, running_home: Path, run_file: Path) -> None:
-    run_file.write_text(run_file.read_text().replace("bundled:smollm2-135m", "bundled:other"))
+@pytest.mark.parametrize(
+    ("line", "instead", "words"),
+    [
+        ("model: bundled:smollm2-135m", "model: bundled:other", "serve bundled:smollm2-135m, not bundled:other"),
+        ("embedding: bundled:minilm-l6", "embedding: http://host:8080", "serve bundled:minilm-l6, not http://host:8080"),
+        ("name: demo", "name: demo\nengine: http://host:8000/v1", "serve transformers, not http://host:8000/v1"),
+    ],
+)
+def test_run_refuses_services_that_serve_another_model(
+    invoke: Invoke, running_home: Path, run_file: Path, line: str, instead: str, words: str
+) -> None:
+    run_file.write_text(run_file.read_text().replace(line, instead))
     result = invoke("run", "-f", run_file, "--home", running_home)
     assert result.exit_code == 73
-    assert "serve bundled:smollm2-135m, not bundled:other" in result.stderr
+    assert words in result.stderr
 
 
 def test_run_finds_bad_rows_before_anything_is_started(

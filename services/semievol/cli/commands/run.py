@@ -32,7 +32,7 @@ def run(run_file: Path, home: Path, store: str, milvus: str, launcher: str, as_j
     with output.on_interrupt(f"What is finished is kept; continue with: semievol run -f {run_file}"):
         announce(check_rows(spec))
         with (
-            suite(home, spec.model, spec.embedding, launcher, store=store, milvus=milvus) as services,
+            suite(home, spec, launcher, store=store, milvus=milvus) as services,
             ControllerClient(services.addresses["controller"]) as client,
         ):
             submitted = client.submit(uploaded(client, spec))

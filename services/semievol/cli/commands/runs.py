@@ -207,6 +207,7 @@ def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
     from semievol.cli.connect import controller, find_run, serving, suite
     from semievol.cli.ending import show_result, wait_for_end
     from semievol.client.controller import ControllerClient
+    from semievol.controller.wire import spec_from_wire
 
     with controller(target) as connection:
         found = find_run(connection.client, run)
@@ -219,7 +220,7 @@ def retry(run: str, from_step: str, target: Target, as_json: bool) -> None:
             return
     with (
         output.on_interrupt(f"What is finished is kept; continue with: semievol retry {found.id}"),
-        suite(target.home, found.spec.model, found.spec.embedding, "inline", store=target.store) as services,
+        suite(target.home, spec_from_wire(found.spec), "inline", store=target.store) as services,
         ControllerClient(services.addresses["controller"]) as client,
     ):
         ended = wait_for_end(client, client.retry_run(found.id, from_step))
@@ -248,7 +249,7 @@ def plan(run_file: Path, target: Target, milvus: str, as_json: bool) -> None:
     with contextlib.ExitStack() as stack:
         address = target.address
         if not address:
-            running = suite(target.home, spec.model, spec.embedding, "inline", store=target.store, milvus=milvus)
+            running = suite(target.home, spec, "inline", store=target.store, milvus=milvus)
             address = stack.enter_context(running).addresses["controller"]
         client = stack.enter_context(ControllerClient(address))
         planned = client.plan(uploaded(client, spec))

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 @click.option(
     "--model", default="bundled:smollm2-135m", show_default=True, help="Base model: a directory, bundled:NAME or a hub id."
 )
-@click.option("--embedding", default="bundled:minilm-l6", show_default=True, help="Embedding model, likewise.")
+@click.option(
+    "--embedding",
+    default="bundled:minilm-l6",
+    show_default=True,
+    help="Embedding model, likewise, or the URL of a text-embeddings-inference server.",
+)
+@click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    help="What answers for the base model: transformers, or the URL of an OpenAI-compatible endpoint that serves it under that name.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65530),
@@ -32,7 +43,9 @@ if TYPE_CHECKING:
 @milvus_option
 @launcher_option
 @json_option
-def serve(model: str, embedding: str, port: int, home: Path, store: str, milvus: str, launcher: str, as_json: bool) -> None:
+def serve(
+    model: str, embedding: str, engine: str, port: int, home: Path, store: str, milvus: str, launcher: str, as_json: bool
+) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
     Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
@@ -44,19 +57,8 @@ def serve(model: str, embedding: str, port: int, home: Path, store: str, milvus:
     announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
-        _serve(
-            EmbeddedSettings(
-                home=home,
-                model=model,
-                embedding=embedding,
-                launcher=launcher,
-                port=port,
-                lasting=True,
-                store=store,
-                milvus=milvus,
-            ),
-            as_json,
-        )
+        settings = EmbeddedSettings(home, model, embedding, engine, launcher, port, lasting=True, store=store, milvus=milvus)
+        _serve(settings, as_json)
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")
 

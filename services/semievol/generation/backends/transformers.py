@@ -66,10 +66,9 @@ class TransformersEngine:
         local = resolve_model(reference, cache)
         model, self._tokenizer = on_cpu_lane(lambda: weights.load(local, device, precision))
         self._on_lane = lane_of(model.device.type)
-        if adapter_mode == "auto":
-            adapter_mode = "merged" if model.device.type == "cpu" else "switched"
+        numbers = weights.number_format(device, precision, adapter_mode)
         self._weights: weights.Weights = (
-            weights.MergedWeights(model, merged_models) if adapter_mode == "merged" else weights.SwitchedWeights(model)
+            weights.MergedWeights(model, merged_models) if "/merged/" in numbers else weights.SwitchedWeights(model)
         )
         self._adapters = Adapters(artifacts, cache.absolute() / "adapters", reference)
         config = model.config.get_text_config()
@@ -78,7 +77,7 @@ class TransformersEngine:
             reference,
             local.sha256,
             max_model_tokens=int(getattr(config, "max_position_embeddings", 0) or _UNKNOWN_LENGTH),
-            engine=f"transformers/{str(model.dtype).removeprefix('torch.')}/{adapter_mode}/{model.device.type}",
+            engine=f"transformers/{numbers}",
         )
         self._vocabulary = int(config.vocab_size)
         self._can_share = batches.can_share(config)

@@ -48,6 +48,14 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def number_format(device: str, precision: str, adapter_mode: str) -> str:
+    """What changes the last bits of the answers: precision, adapter mode and device, `auto` decided. Raises Unavailable (no such device)."""
+    device = torch_device(device)
+    if adapter_mode == "auto":
+        adapter_mode = "merged" if device == "cpu" else "switched"
+    return f"{torch_precision(precision, device)}/{adapter_mode}/{device}"
+
+
 class Weights(Protocol):
     """Where a backend gets the module for a model name."""
 

@@ -1,0 +1,74 @@
+"""What the services serve, held against what a run asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from semievol.common import errors
+from semievol.common.runspec import RunSpec, parse_run_spec
+from semievol.controller.resolve import Resolver
+from semievol.embedding.backends.fake import FakeEmbedder
+from semievol.generation.backends.fake import FakeEngine
+from semievol.ports import BASE_MODEL, ModelInfo
+
+URL = "http://host:8000/v1"
+ALONE, WITH_OURS = f"openai/vllm@{URL}", f"openai/vllm@{URL} + transformers/float32/merged/cpu"
+FITTING = {"engine": URL, "in_weight": False, "entropy_source": "generated"}
+
+
+class Serving(FakeEngine):
+    """Says that it is another engine."""
+
+    def __init__(self, engine: str) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def models(self) -> list[ModelInfo]:
+        return [ModelInfo(BASE_MODEL, "m", "0" * 64, engine=self._engine)]
+
+
+def run(**changes: Any) -> RunSpec:
+    least = {"name": "a", "model": "m", "embedding": "fake", "data": {"labeled": "a", "unlabeled": "b"}}
+    return parse_run_spec(least | changes)
+
+
+def resolver(engine: str) -> Resolver:
+    return Resolver(lambda: Serving(engine), FakeEmbedder)
+
+
+def test_a_run_that_needs_the_base_model_alone_fits_an_endpoint() -> None:
+    assert resolver(ALONE).resolve(run(**FITTING)).engine == ALONE
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"in_weight": True}, "in_weight", "Set in_weight: false;"),
+        ({"entropy_source": "scored"}, "entropy_source", "Set entropy_source: generated;"),
+        ({"threshold_reference": "labeled"}, "threshold_reference", "threshold_reference: unlabeled"),
+        ({"data": {"labeled": "a", "unlabeled": "b", "test": "c"}}, "data.test", "data.test empty"),
+        ({"data": {"labeled": "a", "unlabeled": "b", "dev": "c"}}, "data.dev", "data.dev empty"),
+        ({"in_weight": True, "entropy_source": "scored"}, "in_weight", "in_weight: false, entropy_source: generated"),
+    ],
+)
+def test_what_an_endpoint_alone_cannot_do_is_refused_with_the_keys_to_set(
+    changes: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(errors.InvalidInput, match=words) as caught:
+        resolver(ALONE).resolve(run(**(FITTING | changes)))
+    assert caught.value.field == field
+    assert resolver(WITH_OURS).resolve(run(**(FITTING | changes)))  # this machine does the rest
+
+
+@pytest.mark.parametrize(
+    ("served", "asked"), [(ALONE, "transformers"), ("transformers/float32/merged/cpu", URL), (WITH_OURS, "http://other/v1")]
+)
+def test_another_engine_than_the_run_asks_for_is_a_conflict(served: str, asked: str) -> None:
+    with pytest.raises(errors.Conflict, match=f"semievol serve --engine {asked}") as caught:
+        resolver(served).resolve(run(**(FITTING | {"engine": asked})))
+    assert caught.value.field == "engine"
+
+
+def test_a_slash_at_the_end_of_the_url_makes_no_other_endpoint() -> None:
+    assert resolver(ALONE).resolve(run(**(FITTING | {"engine": f"{URL}/"})))
