@@ -43,8 +43,6 @@ _OPTIONS = [
     ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
 ]
 
-_STREAM_AHEAD = 1024  # messages that may wait for a stream's reader: a whole reply, or some hundred KiB
-
 P = ParamSpec("P")
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,13 +52,13 @@ class Workers:
     """A small pool of threads between the event loop and blocking code. One thread for a model that does one thing at a time.
 
     At most `max_waiting` calls wait; one more raises Busy, so that a queue never grows without bound. A stream whose reader takes nothing
-    for `stall_s` seconds, while as much as may waits for it, is ended: it would keep a thread.
+    for `stall_s` seconds, while `ahead` messages wait for it, is ended: it would keep a thread. (1024 tokens are a whole reply.)
     """
 
-    def __init__(self, name: str, threads: int = 1, max_waiting: int = 64, *, stall_s: float = 10.0) -> None:
+    def __init__(self, name: str, threads: int = 1, max_waiting: int = 64, *, ahead: int = 1024, stall_s: float = 10.0) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._limit = threads + max_waiting
-        self._stall_s = stall_s
+        self._ahead, self._stall_s = ahead, stall_s
         self._active = 0  # calls whose work is not over, those that were abandoned included
         self._lock = threading.Lock()
 
@@ -81,7 +79,7 @@ class Workers:
         """Yields what fn(*args, cancel=event) yields on a worker thread, as it comes; the thread waits for a reader that is far behind."""
         loop, cancel = asyncio.get_running_loop(), threading.Event()
         queue: asyncio.Queue[Any] = asyncio.Queue()
-        done, room = object(), threading.Semaphore(_STREAM_AHEAD)
+        done, room = object(), threading.Semaphore(self._ahead)
 
         def produce() -> None:
             for item in fn(*args, cancel=cancel, **kwargs):

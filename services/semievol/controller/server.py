@@ -104,7 +104,8 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
 def service(settings: ControllerSettings, core: Controller) -> Service:
     """The gRPC service around a controller."""
     workers = Workers("controller", threads=4)
-    watchers = Workers("controller-watch", threads=64)  # each waits most of its time
+    # each waits most of its time; an export's messages are a quarter of a MiB each
+    watchers = Workers("controller-watch", threads=64, ahead=16, stall_s=60.0)
     servicer = ControllerServicer(core, workers, watchers)
 
     async def probe() -> None:

@@ -26,7 +26,7 @@ class Source:
 
 
 async def test_a_slow_client_bounds_what_is_made_ahead_and_leaving_ends_the_work() -> None:
-    source, workers = Source(), Workers("test")
+    source, workers = Source(), Workers("test", ahead=16)
     stream = workers.stream(source.numbers)
     assert [await anext(stream) for _ in range(3)] == [1, 2, 3]
     await asyncio.sleep(0.2)
