@@ -22,40 +22,36 @@ from semievol.data.formats import FORMATS, read_table
 from semievol.data.tables import Record, Table
 
 _HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download may take as long as it needs
-_ENDINGS = (
-    *FORMATS,
-    ".json",
-    ".ndjson",
-    ".tsv",
-    ".arrow",
-    ".gz",
-    ".zst",
-)  # what a directory may hold: ours, and what the library reads
+# What a directory may hold: files in our own formats, and those that the library reads.
+_ENDINGS = (*FORMATS, ".json", ".ndjson", ".tsv", ".arrow", ".gz", ".zst")
 
 
 def download(name: str) -> Path:
-    """The directory of a hub dataset's files, downloaded if need be. Raises NotFound, Unavailable, NotSupported."""
+    """The directory of a hub dataset's files, downloaded if need be; without an answer of the hub, what its cache has. Raises NotFound,
+    Unavailable, NotSupported."""
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     except ImportError as error:
         raise _no_library() from error
     try:
-        found = snapshot_download(
-            name,
-            repo_type="dataset",
-            allow_patterns=["README.md", *(f"*{ending}" for ending in _ENDINGS)],
-            etag_timeout=_HUB_TIMEOUT_S,
-        )
-        return Path(found)
+        commit = HfApi().dataset_info(name, timeout=_HUB_TIMEOUT_S).sha  # ends within seconds, which a download need not
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise errors.NotFound(f"The hub has no dataset {name} (or not for you).") from error
-    except (LocalEntryNotFoundError, OSError) as error:
+        raise errors.NotFound(f"The hub has no dataset {name} (or not for you).", field="data") from error
+    except Exception:  # no answer, in the words of whichever HTTP client the library has
+        commit = None
+    patterns = ["README.md", *(f"*{ending}" for ending in _ENDINGS)]
+    try:
+        found = snapshot_download(
+            name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_files_only=commit is None
+        )
+    except Exception as error:
         raise errors.Unavailable(
             f"The hub cannot be reached to download the dataset {name}; download it elsewhere "
             f"(hf download --repo-type dataset {name} --local-dir DIR) and give the directory.",
             field="data",
         ) from error
+    return Path(found)
 
 
 @contextlib.contextmanager

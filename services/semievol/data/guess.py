@@ -40,7 +40,7 @@ class Peek:
 
 
 def peek(reference: str, names: Mapping[str, str] = NO_MAP) -> Peek:
-    """A source that cannot be read gives nothing: `load` says what is wrong with it."""
+    """A source that cannot be read gives nothing: `load` says what is wrong with it. Raises Unavailable, which is slow to find out."""
     reader, found, answers = ColumnReader(names), dict[str, None](), []
     columns = frozenset[str]()
     try:
@@ -58,6 +58,8 @@ def peek(reference: str, names: Mapping[str, str] = NO_MAP) -> Peek:
                     continue
                 if answer is not None and str(answer).strip():
                     answers.append(str(answer))
+    except errors.Unavailable:
+        raise
     except errors.SemiEvolError:
         pass
     return Peek(tuple(found), columns, answers)

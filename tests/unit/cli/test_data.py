@@ -239,9 +239,9 @@ def test_the_real_embedding_finds_what_was_hardly_reworded_and_leaves_other_ques
         "question,answer\nThe streetlight outside my house has been broken for a week.,light\nWhen is the school closed?,school\n"
     )
     (tmp_path / "test.csv").write_text(
-        "question,answer\nThe street light outside my house was broken for a week!,light\nWho repairs the water pipe?,water\n"
+        "question,answer\nThe streetlight outside my house has been broken for two weeks.,light\nWho repairs the water pipe?,water\n"
     )
-    result = invoke("data", "check", tmp_path / "labeled.csv", tmp_path / "test.csv", "--near", "0.9", "--json")
+    result = invoke("data", "check", tmp_path / "labeled.csv", tmp_path / "test.csv", "--near", "0.95", "--json")
     assert result.exit_code == 0, result.stderr
     (near,) = json.loads(result.stdout)["near"]
     assert [(pair["first"], pair["second"]) for pair in near["examples"]] == [

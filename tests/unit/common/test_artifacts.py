@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, Manifest, blob_path, parse_uri, uri
-from semievol.common.keys import content_key, sha256_hex
+from semievol.common.keys import canonical_json, content_key, sha256_hex
 from semievol.common.stores.fake import FakeStore
 from semievol.common.stores.local import LocalStore
 
@@ -276,3 +276,29 @@ def test_a_uri_of_nothing_is_not_found_and_names_the_field() -> None:
     with pytest.raises(errors.NotFound) as caught:
         Artifacts(FakeStore()).resolve(uri(sha256_hex(b"")), field="adapter")
     assert caught.value.field == "adapter"
+
+
+def test_a_file_of_json_lines_is_streamed_whole_across_chunks_of_any_size() -> None:
+    """Lines of 700 KB: most of them lie in two chunks of 1 MiB."""
+    store = FakeStore()
+    lines = [{"n": n, "text": "x" * 700_000} for n in range(5)]
+    Artifacts(store).publish(PLAN, {"a.jsonl": b"".join(map(canonical_json, lines)), "empty": b""})
+    manifest = Artifacts(store).manifest(KEY)
+    assert manifest is not None
+    assert list(Artifacts(store).stream_json_lines(manifest.file("a.jsonl"))) == lines
+    assert list(Artifacts(store).stream_json_lines(manifest.file("empty"))) == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b'{"id":"a"}', b'{"id":"b"}\n', b'{"id":"a"\n', b'{"id":"a"}\n{"id":"b"}\n', None],
+    ids=["empty", "cut", "changed", "no JSON", "longer", "gone"],
+)
+def test_streamed_json_lines_that_are_damaged_end_with_an_error(damaged: bytes | None) -> None:
+    store = FakeStore()
+    file = published(store).file("answers.jsonl")
+    store.delete(blob_path(file.sha256))
+    if damaged is not None:
+        store.put(blob_path(file.sha256), damaged)
+    with pytest.raises(errors.Corrupt, match=r"answers\.jsonl"):
+        list(Artifacts(store).stream_json_lines(file))
