@@ -19,6 +19,7 @@ from semievol.ports import Cancel, Embedder, VectorIndex
 
 _BUSY = 1.5  # processes that want a core, for each core
 _ROLES = ("labeled", "unlabeled", "test", "dev")
+_ONCE = ("dev-base", "dev-warm", "extend")  # measured, or taken up, in one iteration alone
 # Of a later iteration, what is the work of the one before under another name: same rows, same base.
 _SAME_WORK = ("examples-warm", "warm", "evaluate-base", "evaluate-warm")
 
@@ -79,14 +80,14 @@ class Forecaster:
         return Forecast(
             run_id_of(spec, resolved),
             steps,
-            [_row_count(rows, spec, role) for role in _ROLES if rows.count(role)],
+            [_row_count(rows, spec, role) for role in _ROLES if role in rows.summary["files"]],
             costs,
             total(costs),
             measured.prompts,
             newest.id if newest else "",
             changes(newest, spec.model_dump(mode="json"), resolved) if newest else [],
             list(rows.summary.get("overlaps", ())),
-            _notes(spec, measured, estimator, costs),
+            [*_kept_out(rows), *_notes(spec, measured, estimator, costs)],
         )
 
     def _plan(self, spec: RunSpec, resolved: Resolved, rows: RowPreview) -> list[StepPlan]:
@@ -151,7 +152,8 @@ def _next_counts(spec: RunSpec, counts: Counts, judged: float) -> Counts:
 def _repeated(steps: Sequence[StepPlan], iteration: int) -> list[StepPlan]:
     """The steps of an iteration that cannot be planned yet: those of the last one that can."""
     last = max(step.iteration for step in steps)
-    return [StepPlan(iteration, step.name, StepState.WAITING) for step in steps if step.iteration == last] if last else []
+    names = [step.name for step in steps if last and step.iteration == last]
+    return [StepPlan(iteration, name, StepState.WAITING) for name in names if name not in _ONCE]
 
 
 def _without_what_is_there(step: StepPlan, cost: StepForecast) -> StepForecast:
@@ -176,6 +178,12 @@ def _shared(spec: RunSpec, cost: StepForecast) -> StepForecast:
 def _row_count(rows: RowPreview, spec: RunSpec, role: str) -> RowCount:
     described = rows.summary["files"][role]
     return RowCount(role, file_names(getattr(spec.data, role)), described["rows"], len(described["bad"]), described["duplicates"])
+
+
+def _kept_out(rows: RowPreview) -> list[str]:
+    """Dev rows that no file was given for come out of the labeled ones."""
+    count = 0 if "dev" in rows.summary["files"] else rows.count("dev")
+    return [f"{count} labeled rows are kept out to decide by whether a model replaces the best so far."] if count else []
 
 
 def _notes(spec: RunSpec, measured: Measured, estimator: Estimator, costs: Sequence[StepForecast]) -> list[str]:
