@@ -19,7 +19,6 @@ from semievol.ports import Cancel, Embedder, VectorIndex
 
 _BUSY = 1.5  # processes that want a core, for each core
 _ROLES = ("labeled", "unlabeled", "test", "dev")
-_ONCE = ("dev-base", "dev-warm", "extend")  # measured, or taken up, in one iteration alone
 # Of a later iteration, what is the work of the one before under another name: same rows, same base.
 _SAME_WORK = ("examples-warm", "warm", "evaluate-base", "evaluate-warm")
 
@@ -152,8 +151,7 @@ def _next_counts(spec: RunSpec, counts: Counts, judged: float) -> Counts:
 def _repeated(steps: Sequence[StepPlan], iteration: int) -> list[StepPlan]:
     """The steps of an iteration that cannot be planned yet: those of the last one that can."""
     last = max(step.iteration for step in steps)
-    names = [step.name for step in steps if last and step.iteration == last]
-    return [StepPlan(iteration, name, StepState.WAITING) for name in names if name not in _ONCE]
+    return [StepPlan(iteration, step.name, StepState.WAITING) for step in steps if step.iteration == last] if last else []
 
 
 def _without_what_is_there(step: StepPlan, cost: StepForecast) -> StepForecast:
