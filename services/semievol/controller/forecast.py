@@ -82,14 +82,14 @@ class Forecaster:
         return Forecast(
             run_id_of(spec, resolved),
             steps,
-            [_row_count(rows, spec, role) for role in _ROLES if rows.count(role)],
+            [_row_count(rows, spec, role) for role in _ROLES if role in rows.summary["files"]],
             costs,
             total(costs),
             measured.prompts,
             newest.id if newest else "",
             changes(newest, spec.model_dump(mode="json"), resolved) if newest else [],
             list(rows.summary.get("overlaps", ())),
-            _notes(spec, measured, estimator, costs),
+            [*_kept_out(rows), *_notes(spec, measured, estimator, costs)],
         )
 
     def _plan(self, spec: RunSpec, resolved: Resolved, rows: RowPreview) -> list[StepPlan]:
@@ -188,6 +188,12 @@ def _shared(spec: RunSpec, cost: StepForecast) -> StepForecast:
 def _row_count(rows: RowPreview, spec: RunSpec, role: str) -> RowCount:
     described = rows.summary["files"][role]
     return RowCount(role, file_names(getattr(spec.data, role)), described["rows"], len(described["bad"]), described["duplicates"])
+
+
+def _kept_out(rows: RowPreview) -> list[str]:
+    """Dev rows that no file was given for come out of the labeled ones."""
+    count = 0 if "dev" in rows.summary["files"] else rows.count("dev")
+    return [f"{count} labeled rows are kept out to decide by whether a model replaces the best so far."] if count else []
 
 
 def _notes(spec: RunSpec, measured: Measured, estimator: Estimator, costs: Sequence[StepForecast]) -> list[str]:

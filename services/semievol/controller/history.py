@@ -12,6 +12,7 @@ from semievol.common.artifacts import Artifacts
 from semievol.common.runspec import RunSpec
 from semievol.controller.models import published_seconds
 from semievol.controller.plan import Resolved
+from semievol.controller.preview import RowPreview
 from semievol.controller.runs import Event, RunRecord, RunStore, step_label
 
 _MOST_RUNS = 20  # that are looked at, newest first
@@ -51,6 +52,7 @@ class History:
         self._artifacts = artifacts
         self._resolved = resolved
         self._seconds: dict[str, float] = {}  # by key
+        self._begun: dict[str, tuple[float, float, float, float] | None] = {}  # by key of intake
         self._read: dict[str, Any] = {}  # by key: runs share steps, and looking at one means looking at all its files
         self.runs = [self._earlier(record, events) for record, events in _events(runs, artifacts, records)]
         self._made = {key: run.record.id for run in reversed(self.runs) for key in run.keys.values()}
@@ -79,13 +81,30 @@ class History:
 
     def _counts(self, keys: dict[str, str]) -> Counts | None:
         """From what intake and the report published."""
-        intake = self._json(keys.get("0/intake", ""), "intake.json")
-        if intake is None:
+        key = keys.get("0/intake", "")
+        if key not in self._begun:
+            self._begun[key] = self._beginning(key)
+        rows = self._begun[key]
+        if rows is None:
             return None
-        rows = {role: float(described.get("rows", 0)) for role, described in intake["files"].items()}
         report = self._json(keys.get("1/report", ""), "report.json") or {}
-        judged, selected = float(report.get("judged", 0)), float(report.get("selected", 0))
-        return Counts(rows["labeled"], rows["unlabeled"], rows.get("test", 0.0), rows.get("dev", 0.0), judged, selected)
+        return Counts(*rows, float(report.get("judged", 0)), float(report.get("selected", 0)))
+
+    def _beginning(self, key: str) -> tuple[float, float, float, float] | None:
+        """Labeled, unlabeled, test and dev rows after intake; None where it is gone or damaged."""
+        try:
+            manifest = self._artifacts.manifest(key) if key else None
+            if manifest is None:
+                return None
+            rows = RowPreview(manifest, False, 0.0, self._artifacts)
+            return (
+                float(rows.count("labeled")),
+                float(rows.count("unlabeled")),
+                float(rows.count("test")),
+                float(rows.count("dev")),
+            )
+        except errors.Corrupt:
+            return None
 
     def _json(self, key: str, path: str) -> Any:
         """None where it is gone or damaged: it is only an estimate that wants it."""

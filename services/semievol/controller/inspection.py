@@ -83,7 +83,7 @@ class Inspector:
         labeled = [
             value for line in self._lines(of.find("score-labeled"), "entropies.jsonl") if (value := _entropy(line)) is not None
         ]
-        accuracy = self._accuracy(record, steps, of)
+        accuracy = self._accuracy(record, of)
         previews = []
         for theta in thetas:
             selection = select(entropies, theta, threshold_entropies=labeled or None)
@@ -100,17 +100,17 @@ class Inspector:
             of = _Iteration(steps, number)
             found = self._find_row(of, row_id)
             if found:
-                return self._explained(record, steps, of, *found)
+                return self._explained(record, of, *found)
         raise errors.NotFound(f"The run {record.id} has no unlabeled row {row_id!r}{_where(iteration)}.", field="row_id")
 
     def _steps(self, record: RunRecord) -> list[StepPlan]:
         return record.plan(self._artifacts.manifest)
 
-    def _explained(self, record: RunRecord, steps: Sequence[StepPlan], of: _Iteration, row: Row, part: int) -> Explanation:
+    def _explained(self, record: RunRecord, of: _Iteration, row: Row, part: int) -> Explanation:
         def mine(step: StepPlan | None, path: str) -> list[dict[str, Any]]:
             return [line for line in self._lines(step, path, part) if line["id"] == row.id]
 
-        library = {one["id"]: one for one in self._lines(of.source, "labeled.jsonl")}
+        library = {one["id"]: one for file in of.labeled() for one in self._artifacts.read_json_lines(file)}
         nearest: list[str] = next((line["references"] for line in mine(of.find("retrieve"), f"references/{part:05d}.jsonl")), [])
         shown = max((one.references for one in record.spec.collaborator_list()), default=0)
         found = Explanation(
@@ -126,12 +126,12 @@ class Inspector:
         found.fate = next((line["reason"] for line in mine(of.find("select"), "fates.jsonl")), "")
         summary = next(iter(self._files(of.find("select"), "selection.json")), None)
         found.threshold = json.loads(self._artifacts.read(summary))["threshold"] if summary else None
-        found.true_answer = next((line["answer"] for line in self._lines(steps[0], "gold.jsonl") if line["id"] == row.id), "")
+        found.true_answer = self._gold(of).get(row.id, "")
         return found
 
     def _find_row(self, of: _Iteration, row_id: str) -> tuple[Row, int] | None:
         """The row and its part. Rows are in the order of their ids over all parts, so few parts have to be read."""
-        parts = list(self._files(of.source, "unlabeled/")) if of.source else []
+        parts = of.unlabeled()
         low, high = 0, len(parts)
         while low < high:
             middle = (low + high) // 2
@@ -142,15 +142,20 @@ class Inspector:
             low, high = (low, middle) if row_id < lines[0]["id"] else (middle + 1, high)
         return None
 
-    def _accuracy(self, record: RunRecord, steps: Sequence[StepPlan], of: _Iteration) -> Any:
+    def _accuracy(self, record: RunRecord, of: _Iteration) -> Any:
         """Ids of kept rows -> share of right pseudo-labels, or None."""
-        gold = {line["id"]: line["answer"] for line in self._lines(steps[0], "gold.jsonl")}
+        gold = self._gold(of)
         if not gold:
             return lambda selected: None
         task = record.spec.task.task()
-        rows = {line["id"]: records.row_from_record(line) for line in self._lines(of.source, "unlabeled/")}
+        lines = (line for file in of.unlabeled() for line in self._artifacts.read_json_lines(file))
+        rows = {line["id"]: records.row_from_record(line) for line in lines}
         verdicts = {line["id"]: records.verdict_from_record(line) for line in self._lines(of.find("judge"), "verdicts.jsonl")}
         return lambda selected: pseudo_label_accuracy(selected, verdicts, gold, rows, task)
+
+    def _gold(self, of: _Iteration) -> dict[str, str]:
+        """Row id -> true answer, where the unlabeled file carries them."""
+        return {line["id"]: line["answer"] for file in of.gold() for line in self._artifacts.read_json_lines(file)}
 
     def _lines(self, step: StepPlan | None, path: str, part: int | None = None) -> Iterator[dict[str, Any]]:
         for file in self._files(step, path, part):
@@ -169,13 +174,25 @@ class Inspector:
 
 
 class _Iteration:
-    """The steps of one iteration; `source`: the step that made its labeled and unlabeled rows."""
+    """The steps of one iteration, and the files that it begins with: those that its steps read, or, before they are known, those of
+    the step that comes before."""
 
     def __init__(self, steps: Sequence[StepPlan], number: int) -> None:
         self.number = number
         self._steps = [step for step in steps if step.iteration == number]
         writer = (0, "intake") if number <= 1 else (number - 1, "select")
-        self.source = next((step for step in steps if (step.iteration, step.name) == writer), None)
+        self._before = next((step for step in steps if (step.iteration, step.name) == writer), None)
+        self._intake = steps[0]
+
+    def labeled(self) -> list[File]:
+        return self._read("index", "rows") or self._written(self._before, "labeled.jsonl")
+
+    def unlabeled(self) -> list[File]:
+        """In the order of their parts."""
+        return self._read("retrieve", "rows") or self._written(self._before, "unlabeled/")
+
+    def gold(self) -> list[File]:
+        return self._read("report", "gold") or self._written(self._intake, "gold.jsonl")
 
     def find(self, name: str) -> StepPlan | None:
         return next((step for step in self._steps if step.name == name), None)
@@ -187,6 +204,14 @@ class _Iteration:
 
     def all(self, prefix: str) -> list[StepPlan]:
         return [step for step in self._steps if step.name.startswith(prefix)]
+
+    def _read(self, name: str, role: str) -> list[File]:
+        step = self.find(name)
+        return [one.file for one in step.work.inputs.get(role, ())] if step and step.work else []
+
+    def _written(self, step: StepPlan | None, path: str) -> list[File]:
+        files = step.manifests[None].files if step and None in step.manifests else ()
+        return sorted((file for file in files if file.path.startswith(path)), key=lambda file: file.path)
 
 
 def sampled_entropy(candidate: Candidate) -> float | None:

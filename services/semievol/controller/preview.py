@@ -39,6 +39,7 @@ class RowPreview:
     seconds: float
     _artifacts: Artifacts
     _outputs: Outputs = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -47,7 +48,12 @@ class RowPreview:
         return body
 
     def count(self, role: str) -> int:
-        return int(self.summary["files"].get(role, {}).get("rows", 0))
+        """Rows that a run begins with: of the unlabeled file; of the others what is in their one file now, since some may be kept out."""
+        if role == "unlabeled":
+            return int(self.summary["files"]["unlabeled"]["rows"])
+        if role not in self._counts:
+            self._counts[role] = sum(self._read(file).count(b"\n") for file in self._files(role))
+        return self._counts[role]
 
     def mean_bytes(self, role: str) -> float:
         """Of a record; 0 where there are none."""
