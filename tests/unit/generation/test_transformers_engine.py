@@ -162,7 +162,7 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path, artifacts: Arti
     assert caught.value.field == "model"
 
 
-@pytest.mark.parametrize("start, end", [(None, -1000), (9, None)], ids=["truncated", "without its header"])
+@pytest.mark.parametrize(("start", "end"), [(None, -1000), (9, None)], ids=["truncated", "without its header"])
 def test_a_model_with_damaged_weights_is_refused(
     tmp_path: Path, artifacts: Artifacts, word_model: Path, start: int | None, end: int | None
 ) -> None:
