@@ -3,8 +3,9 @@
     python -m benchmarks.million_rows [--rows 100000 300000 1000000] [--shard-rows 0] [--store URI] [--json]
 
 Models are fakes, so what is measured is everything around them. Each command is a process of its own, and its peak memory is that process's
-(kernel's high-water mark). Time is judged by CPU seconds. One collaborator answers without references; one row in a hundred is an exact duplicate, and `data check` has to
-count them. The bars: CPU seconds a row at the largest size at most 1.3 times those at the smallest, and 1 GiB a process.
+(kernel's high-water mark). Time is judged by CPU seconds. One collaborator answers without references; one row in a hundred is an exact
+duplicate, and `data check` has to count them. The bars: CPU seconds a row at the largest size at most 1.3 times those at the smallest, and
+1 GiB a process.
 """
 
 from __future__ import annotations
