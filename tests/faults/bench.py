@@ -135,10 +135,8 @@ def finished(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> En
     return Ended(process.returncode, stdout, stderr)
 
 
-def stop(process: subprocess.Popen[str], number: signal.Signals, after_s: float) -> Ended:
-    """Signals a process some time after now. Like a person at the keyboard, it asks again where nothing happens."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after_s)
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> Ended:
+    """Signals a process. Like a person at the keyboard, it asks again where nothing happens."""
     for _ in range(4):
         if process.poll() is None:
             process.send_signal(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def port_in_use(offset: int) -> Callable[[Place], Ended]:
             ended = place.process("serve", "--home", home, "--port", first, "--model", "fake", "--embedding", "fake")
         again = place.start("serve", "--home", home, "--port", first, "--model", "fake", "--embedding", "fake")
         wait_until(lambda: (home / "services.json").exists() or again.poll() is not None)
-        assert stop(again, signal.SIGTERM, 0).code == 0, "the same command does not work with the port free"
+        assert stop(again, signal.SIGTERM).code == 0, "the same command does not work with the port free"
         shutil.rmtree(home)
         return ended
 
@@ -133,27 +135,40 @@ def another_run_beside_the_first(place: Place) -> Ended:
     return second
 
 
+def events(home: Path) -> int:
+    """How far the run of this home is: the number of events on its record."""
+    return sum(1 for _ in (home / "artifacts" / "runs").glob("*/events/*.json"))
+
+
+def _far_enough(home: Path, moment: int, process: subprocess.Popen[str]) -> bool:
+    return events(home) >= moment or process.poll() is not None
+
+
 def stopped(number: signal.Signals, times: int, seed: int = 0) -> Callable[[Place], Ended]:
-    """The run is stopped at random moments and the same command given again; its artifacts must be those of an undisturbed run."""
+    """The run is stopped at random events of it, and a moment later, and the same command given again; its artifacts must be those of
+    an undisturbed run."""
 
     def inject(place: Place) -> Ended:
         own = Place(place.directory / f"stopped-{number.name}")
         many_shards(own)
         arguments = ("run", "-f", own.run_file, "--home")
         assert own.process(*arguments, own.directory / "calm", **QUICK).code == 0
-        calm = manifests(own.directory / "calm")
-        moments, mismatches, early, last = random.Random(seed), 0, 0, Ended(0)
+        calm, length = manifests(own.directory / "calm"), events(own.directory / "calm")
+        chance, mismatches, last = random.Random(seed), 0, Ended(0)
         for attempt in range(times):
             home = own.directory / f"home-{attempt}"
-            ended = stop(own.start(*arguments, home, **QUICK), number, moments.uniform(0.6, 2.6))
-            last, early = (ended, early) if ended.code else (last, early + 1)
+            process, moment = own.start(*arguments, home, **QUICK), chance.randrange(1, length - 5)
+            wait_until(functools.partial(_far_enough, home, moment, process))
+            time.sleep(chance.uniform(0, 0.05))
+            ended = stop(process, number)
+            assert ended.code, "the run had ended before the signal"
             again = own.process(*arguments, home, **QUICK)
             assert again.code == 0, again.stderr
             mismatches += manifests(home) != calm or half_written(home) != []
+            last = ended
         assert mismatches == 0, f"{mismatches} of {times} runs ended with other artifacts"
-        assert early < times, "every run had ended before the signal"
         shutil.rmtree(own.directory)
-        return Ended(last.code, last.stdout, last.stderr, f"mismatches / stops: 0 / {times - early}")
+        return Ended(last.code, last.stdout, last.stderr, f"mismatches / stops: 0 / {times}")
 
     return inject
 

@@ -126,9 +126,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     Messages are decoded and encoded in here: gRPC itself would answer UNKNOWN, with the exception's text, to bytes that are no message.
     """
 
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}  # by method: they never change, and gRPC asks for them with every call
+
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
+        if details.method in self._handlers:
+            return self._handlers[details.method]
         handler = await continuation(details)
         if handler is None:
             return None
@@ -139,7 +144,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         else:
             make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
             behaviour = _single(handler.stream_unary or handler.unary_unary, details.method, codec)
-        return make(behaviour, request_deserializer=None, response_serializer=codec.encode)
+        self._handlers[details.method] = make(behaviour, request_deserializer=None, response_serializer=codec.encode)
+        return self._handlers[details.method]
 
 
 class _Codec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -158,6 +159,18 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path, artifacts: Arti
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(errors.InvalidInput, match="cannot be loaded") as caught:
         make_engine(tmp_path, artifacts, tmp_path)
+    assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, -1000), (9, None)], ids=["truncated", "without its header"])
+def test_a_model_with_damaged_weights_is_refused(
+    tmp_path: Path, artifacts: Artifacts, word_model: Path, start: int | None, end: int | None
+) -> None:
+    directory = shutil.copytree(word_model, tmp_path / "damaged")
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[start:end])
+    with pytest.raises(errors.InvalidInput, match="cannot be loaded") as caught:
+        make_engine(directory, artifacts, tmp_path)
     assert caught.value.field == "model"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -294,3 +295,15 @@ def test_a_device_that_is_not_there_is_named(bench: Bench) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(errors.Unavailable, match="no CUDA device"):
         train(bench, bench.spec(), device="cuda")
+
+
+def test_a_base_with_damaged_weights_is_refused(bench: Bench, base: LocalModel, tmp_path: Path) -> None:
+    from semievol.training.backends.peft import adapted_model
+
+    directory = shutil.copytree(base.directory, tmp_path / "damaged")
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    damaged = LocalModel(base.reference, directory, base.sha256)
+    with pytest.raises(errors.InvalidInput, match="are damaged") as caught:
+        adapted_model(damaged, bench.spec(), torch.device("cpu"), torch.float32)
+    assert caught.value.field == "spec.base_model"

@@ -26,6 +26,7 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
     """(model in evaluation mode, tokenizer). Raises InvalidInput (not loadable), NotSupported (libraries missing), Unavailable (no such device)."""
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
@@ -39,7 +40,7 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(local.directory, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(local.directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = errors.first_line(error)
         raise errors.InvalidInput(f"{local.reference} cannot be loaded as a language model: {reason}", field="model") from error
     model = model.to(device).eval().requires_grad_(False)

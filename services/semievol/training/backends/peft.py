@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, get_cosine_schedule_with_warmup
 from transformers.utils.logging import disable_progress_bar
 
@@ -187,7 +188,11 @@ class PeftRun:
 def adapted_model(base: LocalModel, spec: TrainingSpec, device: torch.device, dtype: torch.dtype) -> Any:
     """The base with a fresh adapter on all linear layers; equal seeds give equal weights on every device."""
     disable_progress_bar()  # a job's log is lines
-    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=dtype, use_safetensors=True).to(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=dtype, use_safetensors=True).to(device)
+    except SafetensorError as error:
+        reason = errors.first_line(error)
+        raise errors.InvalidInput(f"The weights of {base.reference} are damaged: {reason}", field="spec.base_model") from error
     flatten_head_input(model)
     config = LoraConfig(
         r=spec.lora_rank, lora_alpha=spec.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
