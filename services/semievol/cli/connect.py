@@ -111,6 +111,8 @@ def serving(target: Target) -> bool:
 def working_controller(target: Target, instead: str) -> Iterator[ControllerClient]:
     """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running; Busy, as `suite`."""
     record = None if target.address else _lasting_suite(target.home)
+    if record:
+        _check_backends(target.home, record, store=target.store)
     address = record["addresses"]["controller"] if record else target.address
     if not address:
         raise errors.Unavailable(f"No services are running for {target.home}, so nobody would work on it. {instead}")

@@ -44,6 +44,7 @@ def _check_engine(spec: RunSpec, engine: str) -> None:
         "threshold_reference": "threshold_reference: unlabeled" if spec.threshold_reference != "unlabeled" else "",
         "data.test": "data.test empty" if spec.data.test else "",
         "data.dev": "data.dev empty" if spec.data.dev else "",
+        "gate": "gate: {holdout: 0}" if spec.holdout[0] else "",
     }
     wanted = [words for words in unfit.values() if words]
     if wanted:
