@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +22,27 @@ _STATUS = {pb.FINDING_STATUS_OK: OK, pb.FINDING_STATUS_WARNING: WARN, pb.FINDING
 
 
 @dataclass(frozen=True)
-class Models:
-    """What services that are started for this serve; empty: the suite's defaults."""
+class Wanted:
+    """What services that are started for this serve and where they keep things; empty: the suite's defaults, what the home remembers."""
 
     model: str = ""
     embedding: str = ""
+    engine: str = ""
+    store: str = ""
+    milvus: str = ""
 
 
-def services(target: Target, models: Models, *, train: bool) -> Iterator[Check]:
+def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Check]:
     """A finding for every part; what cannot be started or reached is one, too."""
     if target.address:
         yield from _diagnosed(target.address, train=train)
         return
     record = live_suite(target.home)
     if record is None:
-        yield from _started(target.home, models, train=train)
+        yield from _started(target.home, wanted, train=train)
         return
     serving = f"running in process {record['pid']} with {record['model']} and {record['embedding']}"
-    others = [wanted for key in ("model", "embedding") if (wanted := getattr(models, key)) not in ("", record[key])]
+    others = [one for key in ("model", "embedding", "engine") if (one := getattr(wanted, key)) not in ("", record.get(key))]
     if others:
         yield Check("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
     else:
@@ -60,13 +64,25 @@ def _diagnosed(address: str, *, train: bool) -> Iterator[Check]:
         yield Check(one.name, _STATUS.get(one.status, FAIL), one.message, one.advice, one.seconds, one.exit_code)
 
 
-def _started(home: Path, models: Models, *, train: bool) -> Iterator[Check]:
+def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Check]:
     """Services in this process. The one that does not start is named, and the controller tried without it."""
     default = EmbeddedSettings(home=home)
-    settings = EmbeddedSettings(home=home, model=models.model or default.model, embedding=models.embedding or default.embedding)
+    settings = EmbeddedSettings(
+        home=home,
+        model=wanted.model or default.model,
+        embedding=wanted.embedding or default.embedding,
+        engine=wanted.engine or default.engine,
+        store=wanted.store,
+        milvus=wanted.milvus,
+    )
     output.log_to_stderr()
     output.note(f"Starting the services with {settings.model} ...")
-    embedded, started = Embedded(settings), time.monotonic()
+    started = time.monotonic()
+    try:
+        embedded = Embedded(settings)
+    except errors.SemiEvolError as error:  # a store or a Milvus that no home can have
+        yield _failed(error.field or "services", error, 0.0)
+        return
     try:
         with embedded:
             took = time.monotonic() - started
@@ -80,7 +96,7 @@ def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.S
     begun = [name for name in SERVICES if name in embedded.addresses]
     for name in begun:
         yield Check(name, OK, "starts")
-    if not begun and (isinstance(error, errors.Busy | errors.StorageError) or error.field == "store"):  # before any of them
+    if not begun and (isinstance(error, errors.Busy) or _of_the_store(error)):  # before any of them
         yield _failed("services" if isinstance(error, errors.Busy) else "store", error, seconds)
         return
     culprit, *untried = [name for name in SERVICES if name not in begun] or ["services"]
@@ -92,6 +108,12 @@ def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.S
             yield Check(name, WARN, "not tried", f"mend {culprit} first")
     if culprit != "controller":
         yield from _controller_alone(settings)
+
+
+def _of_the_store(error: errors.SemiEvolError) -> bool:
+    """A store is tried before any service, and what is wrong with its server may be any error: where it was raised says whose it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return error.field == "store" or any(Path(frame.filename).parent.name == "stores" for frame in frames)
 
 
 def _generation_alone(settings: EmbeddedSettings) -> Check:

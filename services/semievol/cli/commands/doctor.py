@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semievol.cli import output
-from semievol.cli.options import Target, json_option, target_options
+from semievol.cli.options import Target, json_option, milvus_option, target_options
 
 if TYPE_CHECKING:
     from semievol.cli.checks import Check
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 @click.option("--train", is_flag=True, help="Train one update, too; it takes longest.")
 @click.option("--local", is_flag=True, help="Look at this machine alone: start and ask no service.")
 @target_options
+@milvus_option
 @json_option
-def doctor(run_file: Path | None, train: bool, local: bool, target: Target, as_json: bool) -> None:
+def doctor(run_file: Path | None, train: bool, local: bool, target: Target, milvus: str, as_json: bool) -> None:
     """Check this machine and every service, with one row through each: embed, search, generate, score, judge.
 
     Uses the services at --address, or the running ones of --home; without any it starts them for this, which prepares the model. One line a
@@ -38,7 +39,7 @@ def doctor(run_file: Path | None, train: bool, local: bool, target: Target, as_j
     from semievol.cli.checks import FAIL, WARN, worst
 
     found = []
-    for check in _checks(run_file, target, train=train, local=local):
+    for check in _checks(run_file, target, milvus, train=train, local=local):
         found.append(check)
         if not as_json:
             output.data(_line(check))
@@ -52,7 +53,7 @@ def doctor(run_file: Path | None, train: bool, local: bool, target: Target, as_j
         sys.exit(worst(found))
 
 
-def _checks(run_file: Path | None, target: Target, *, train: bool, local: bool) -> Iterator[Check]:
+def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, local: bool) -> Iterator[Check]:
     """As they come: starting a model takes its time."""
     from semievol.cli import checks
 
@@ -70,10 +71,10 @@ def _checks(run_file: Path | None, target: Target, *, train: bool, local: bool) 
     if any(check.name == "home" and check.status == checks.FAIL for check in seen):
         yield checks.Check("services", checks.WARN, "not tried", "mend the home first")
         return
-    from semievol.cli.servicechecks import Models, services
+    from semievol.cli.servicechecks import Wanted, services
 
-    models = Models(spec.model, spec.embedding) if spec else Models()
-    yield from services(target, models, train=train)
+    models = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine} if spec else {}
+    yield from services(target, Wanted(**models, store=target.store, milvus=milvus), train=train)
 
 
 def _line(check: Check) -> str:

@@ -50,4 +50,14 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "home" / "artifacts").write_text("in the way")
     code, found = findings(tmp_path / "home", "bundled:smollm2-135m", "bundled:nix")
     assert code == 74
-    assert found["controller"]["status"] == "failed"
+    assert found["store"]["status"] == "failed"
+
+
+def test_an_s3_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    settings = {"SEMIEVOL_S3_ENDPOINT": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    arguments = ["doctor", "--home", str(tmp_path / "home"), "--store", "s3://bucket/prefix", "--json"]
+    result = CliRunner().invoke(cli, arguments, env=settings)
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert found["store"]["status"] == "failed"
+    assert result.exit_code in (69, 74)
