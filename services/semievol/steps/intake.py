@@ -15,14 +15,17 @@ from semievol.steps import records
 from semievol.steps.context import StepContext
 
 
-def run(step: StepContext) -> dict[str, bytes]:
+def run(step: StepContext) -> dict[str, bytes | Path]:
     sets: dict[str, DataSet] = {}
     for number, (role, uri) in enumerate(sorted(step.params["data"].items())):
         sets[role] = _load(step, role, uri)
         step.progress(number + 1, len(step.params["data"]), "files")
     check_ids(list(sets.values()))
-    outputs = {f"{role}.jsonl": _lines(data) for role, data in sets.items() if role != "unlabeled"}
-    outputs |= records.row_parts("unlabeled", sets["unlabeled"].rows, step.params["shard_rows"])
+    unlabeled = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
+    unlabeled.write(sorted(sets["unlabeled"].rows, key=lambda row: row.id))
+    unlabeled.close()
+    outputs: dict[str, bytes | Path] = {f"{role}.jsonl": _lines(data) for role, data in sets.items() if role != "unlabeled"}
+    outputs |= unlabeled.paths
     gold = sets["unlabeled"].answers
     if gold:
         outputs["gold.jsonl"] = records.to_lines({"id": row_id, "answer": gold[row_id]} for row_id in sorted(gold))
