@@ -86,9 +86,9 @@ def damage(change: Callable[[bytes, random.Random], bytes], pattern: str) -> Cal
                 assert ended.code == 0, f"{path.relative_to(root)}: {ended.stderr[-500:]}"
                 if path.read_bytes() != intact:
                     undetected.append(str(path.relative_to(root)))
-            same = {path: data for path, data in contents(own.home).items() if path in before}
+            after = contents(own.home)
             assert undetected == []
-            assert {path for path in before if before[path] != same.get(path)} <= set(), "other objects changed"
+            assert [path for path, data in before.items() if after.get(path) != data] == [], "other objects changed"
             return Ended(ended.code, ended.stdout, ended.stderr, f"detected / injected: {len(paths)} / {len(paths)}")
 
     return inject

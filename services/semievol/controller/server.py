@@ -81,7 +81,8 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         from semievol.steps.context import Services, StepContext
 
         with tempfile.TemporaryDirectory(prefix="semievol-plan-") as scratch:
-            return step.run(StepContext(artifacts, Services({}), params, {}, None, cancel, lambda progress: None, Path(scratch)))
+            made = step.run(StepContext(artifacts, Services({}), params, {}, None, cancel, lambda progress: None, Path(scratch)))
+            return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
 
     runs = RunStore(store)
     surroundings = Surroundings(

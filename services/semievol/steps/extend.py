@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from semievol.common.keys import canonical_json
 from semievol.data.overlaps import new_rows
 from semievol.steps import records
@@ -11,7 +13,7 @@ from semievol.steps.intake import gold_lines, load_upload
 KNOWN = ("labeled", "unlabeled", "test", "dev")
 
 
-def run(step: StepContext) -> dict[str, bytes]:
+def run(step: StepContext) -> dict[str, bytes | Path]:
     known = {row.id: row for role in KNOWN for row in step.rows(role)}
     rows = step.rows("unlabeled")
     gold = {record["id"]: record["answer"] for record in step.lines("gold")}
@@ -24,7 +26,10 @@ def run(step: StepContext) -> dict[str, bytes]:
         known |= {row.id: row for row in fresh}
         gold |= {row.id: data.answers[row.id] for row in fresh if row.id in data.answers}
         step.progress(number, len(step.params["added"]), "files")
-    outputs = records.row_parts("unlabeled", rows, step.params["shard_rows"])
+    unlabeled = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
+    unlabeled.write(sorted(rows, key=lambda row: row.id))
+    unlabeled.close()
+    outputs: dict[str, bytes | Path] = {**unlabeled.paths}
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
     return outputs | {"extend.json": canonical_json({"unlabeled": len(rows), "repeated": repeated})}

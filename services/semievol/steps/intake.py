@@ -18,7 +18,7 @@ from semievol.steps import records
 from semievol.steps.context import StepContext
 
 
-def run(step: StepContext) -> dict[str, bytes]:
+def run(step: StepContext) -> dict[str, bytes | Path]:
     sets: dict[str, DataSet] = {}
     for number, (role, uri) in enumerate(sorted(step.params["data"].items())):
         sets[role] = load_upload(step, role, uri)
@@ -27,8 +27,11 @@ def run(step: StepContext) -> dict[str, bytes]:
     rows = {role: data.rows for role, data in sets.items() if role != "unlabeled"}
     if "holdout" in step.params:
         rows["labeled"], rows["dev"] = held_out(rows["labeled"], **step.params["holdout"])
-    outputs = {f"{role}.jsonl": _lines(found) for role, found in rows.items() if found}
-    outputs |= records.row_parts("unlabeled", sets["unlabeled"].rows, step.params["shard_rows"])
+    unlabeled = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
+    unlabeled.write(sorted(sets["unlabeled"].rows, key=lambda row: row.id))
+    unlabeled.close()
+    outputs: dict[str, bytes | Path] = {f"{role}.jsonl": _lines(found) for role, found in rows.items() if found}
+    outputs |= unlabeled.paths
     gold = sets["unlabeled"].answers
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)

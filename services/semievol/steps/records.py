@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,11 @@ def row_to_record(row: Row) -> Record:
     return {key: value for key, value in record.items() if value}
 
 
-def row_parts(directory: str, rows: Sequence[Row], part_rows: int) -> dict[str, bytes]:
-    """Rows in id order as `<directory>/00000.jsonl` and so on, `part_rows` each: the shards of the steps that read them."""
-    ordered = sorted(rows, key=lambda row: row.id)
-    return {
-        f"{directory}/{number:05d}.jsonl": to_lines(map(row_to_record, ordered[start : start + part_rows]))
-        for number, start in enumerate(range(0, len(ordered), part_rows))
-    }
-
-
 class PartsWriter:
-    """Rows that come in id order, written as `row_parts` would have them. For more rows than should be in memory."""
+    """Rows that come in id order, as files `<name>/00000.jsonl` and so on of `part_rows` each: the shards of the steps that read them.
+
+    They lie in `directory`, since there may be more than should be in memory.
+    """
 
     def __init__(self, directory: Path, name: str, part_rows: int) -> None:
         self._directory = directory / name
