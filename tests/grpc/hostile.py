@@ -154,7 +154,7 @@ def mutations(message: Message, path: str = "") -> Iterator[tuple[str, Message]]
             except (ValueError, OverflowError):  # a value that no client can send either
                 continue
             yield where, mutant
-        if field.message_type is not None and field.message_type.full_name.startswith("semievol"):
+        if field.message_type is not None and field.message_type.full_name.startswith("semievol") and not _is_map(field):
             yield from _inside(message, field, where)
 
 
@@ -174,7 +174,12 @@ def _inside(message: Message, field: FieldDescriptor, where: str) -> Iterator[tu
 def _changes(message: Message, field: FieldDescriptor) -> Iterator[Callable[[Message], object]]:
     name = field.name
     yield lambda mutant: mutant.ClearField(name)
-    if field.is_repeated:
+    if _is_map(field):
+        for value in _STRINGS:
+            yield lambda mutant, value=value: getattr(mutant, name).update({value: "x"})  # type: ignore[misc]
+            yield lambda mutant, value=value: getattr(mutant, name).update({"answer": value})  # type: ignore[misc]
+        yield lambda mutant: getattr(mutant, name).update({str(number): "x" for number in range(_REPEATS)})
+    elif field.is_repeated:
         yield lambda mutant: getattr(mutant, name).extend(list(getattr(mutant, name))[:1] * _REPEATS)
         if field.message_type is None:
             for value in _values(field):
@@ -184,6 +189,10 @@ def _changes(message: Message, field: FieldDescriptor) -> Iterator[Callable[[Mes
     elif field.message_type is None:
         for value in _values(field):
             yield lambda mutant, value=value: setattr(mutant, name, value)  # type: ignore[misc]
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def _values(field: FieldDescriptor) -> tuple[Any, ...]:
