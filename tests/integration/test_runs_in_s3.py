@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from semievol.cli.main import cli
 from semievol.common import errors
-from semievol.common.artifacts import Artifacts, blob_path
+from semievol.common.artifacts import blob_path
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.homes import Backends, remember
 from semievol.ports import ObjectStore
@@ -124,29 +123,6 @@ def test_a_blob_that_is_damaged_behind_our_back_is_made_again_and_nothing_else(t
             assert stream.read() == intact
 
 
-def test_a_run_survives_a_server_of_which_every_tenth_request_fails(
-    tmp_path: Path, shaky: tuple[str, Proxy], on_disk: dict[str, bytes]
-) -> None:
-    store, proxy = shaky
-    every_tenth = proxy.seen
-
-    def seen(method: str, path: str) -> str | None:
-        fault = every_tenth(method, path)
-        number = len(proxy.requests)
-        if number % 10:
-            return fault
-        proxy.faults += 1
-        return ("busy", "reset", "lost", "cut")[number // 10 % 4]
-
-    proxy.seen = seen  # type: ignore[assignment, method-assign]
-    with fake_suite(tmp_path, store=store) as suite:
-        assert suite.run(suite.spec())["error"] == ""
-        events = [event for event in suite.client.watch(suite.client.list_runs()[0].id) if event.number]
-        assert [event.number for event in events] == list(range(1, len(events) + 1))  # none recorded twice
-        assert manifests(suite.artifacts.store) == on_disk
-    assert proxy.faults > 20
-
-
 def test_a_server_that_is_killed_in_a_step_and_comes_back_in_time_costs_the_run_nothing(
     tmp_path: Path, minio_server: S3Server, place: str, on_disk: dict[str, bytes]
 ) -> None:
@@ -160,35 +136,6 @@ def test_a_server_that_is_killed_in_a_step_and_comes_back_in_time_costs_the_run_
         minio_server.process.start()
         wait_for(lambda: suite.client.get_run(run).state != pb.STATE_RUNNING, 60)
         assert suite.client.get_run(run).state == pb.STATE_SUCCEEDED
-        assert manifests(suite.artifacts.store) == on_disk
-
-
-def test_a_server_that_stays_away_ends_the_run_with_its_name_and_the_next_start_goes_on(
-    tmp_path: Path, shaky: tuple[str, Proxy], on_disk: dict[str, bytes]
-) -> None:
-    store, proxy = shaky
-    with fake_suite(tmp_path, store=store) as suite:
-        spec = suite.spec()
-        suite.trainer.hold = True
-        run = suite.client.submit(spec).id
-        wait_for(lambda: suite.trainer.created == 1)
-        proxy.fail("reset", times=1_000_000)
-        suite.trainer.hold = False
-        with pytest.raises(errors.StorageError, match=r"S3 server at http://127.*cannot be reached"):  # UNAVAILABLE on the wire
-            for _ in suite.client.watch(run):
-                pass
-        wait_for(lambda: all(thread.name != f"run-{run}" for thread in threading.enumerate()), 60)
-        proxy.calm()
-        partial = manifests(suite.artifacts.store)
-        assert partial.items() <= on_disk.items()
-        assert all(
-            Artifacts(suite.artifacts.store).manifest(json.loads(data)["key"], json.loads(data).get("shard"))
-            for data in partial.values()
-        )
-        result = suite.run(spec)
-        assert result["run"] == run
-        assert result["error"] == ""
-        assert "0/intake" in result["reused"]
         assert manifests(suite.artifacts.store) == on_disk
 
 
