@@ -140,7 +140,6 @@ class Embedded:
         one = self._settings
         endpoint = one.engine if is_url(one.engine) else ""
         settings = GenerationSettings(
-            backend="openai" if endpoint else "transformers",
             endpoint=endpoint,
             model=one.model,
             store=self._store_uri,

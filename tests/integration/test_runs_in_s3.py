@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from semievol.cli.main import cli
 from semievol.common import errors
-from semievol.common.artifacts import blob_path
+from semievol.common.artifacts import Artifacts, blob_path
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.homes import Backends, remember
 from semievol.ports import ObjectStore
@@ -53,7 +54,9 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def judged_blob(suite: Suite) -> str:
     """Path of what the judging of the run wrote."""
     judged = next(
-        manifest for manifest in map(json.loads, manifests(suite.artifacts.store).values()) if manifest["contract"] == "judge/1"
+        manifest
+        for manifest in map(json.loads, manifests(suite.artifacts.store).values())
+        if manifest["contract"].startswith("judge/")
     )
     return blob_path(judged["files"][0]["sha256"])
 
@@ -165,3 +168,32 @@ def test_the_controller_does_not_start_on_a_bucket_that_is_not_there_or_that_it_
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
     with pytest.raises(errors.NotAllowed, match="does not allow it"), fake_suite(tmp_path, store=minio_server.uri("tests")):
         pass
+
+
+def test_a_server_that_stays_away_ends_the_run_with_its_name_and_the_next_start_goes_on(
+    tmp_path: Path, shaky: tuple[str, Proxy], on_disk: dict[str, bytes]
+) -> None:
+    store, proxy = shaky
+    with fake_suite(tmp_path, store=store) as suite:
+        spec = suite.spec()
+        suite.trainer.hold = True
+        run = suite.client.submit(spec).id
+        wait_for(lambda: suite.trainer.created == 1)
+        proxy.fail("reset", times=1_000_000)
+        suite.trainer.hold = False
+        with pytest.raises(errors.Unavailable, match=r"S3 server at http://127.*cannot be reached"):
+            for _ in suite.client.watch(run):
+                pass
+        wait_for(lambda: all(thread.name != f"run-{run}" for thread in threading.enumerate()), 60)
+        proxy.calm()
+        partial = manifests(suite.artifacts.store)
+        assert partial.items() <= on_disk.items()
+        assert all(
+            Artifacts(suite.artifacts.store).manifest(json.loads(data)["key"], json.loads(data).get("shard"))
+            for data in partial.values()
+        )
+        result = suite.run(spec)
+        assert result["run"] == run
+        assert result["error"] == ""
+        assert "0/intake" in result["reused"]
+        assert manifests(suite.artifacts.store) == on_disk
