@@ -22,7 +22,7 @@ from tests.faults.bench import Case, Ended, Place, half_written, manifests, serv
 from tests.generators import publish
 from tests.word_model import make_word_model
 
-CONTEXT = 70  # tokens: enough for the services' own readiness, too few for a prompt with a reference
+CONTEXT = 66  # tokens: enough for the services' own readiness, too few for a prompt with a reference
 MODELS, REPLIES = "Models", "Replies of models"
 _UNIT = 2.0**63
 
