@@ -20,7 +20,7 @@ pytestmark = pytest.mark.models
 def home(tmp_path_factory: pytest.TempPathFactory, word_model: Path) -> Iterator[Path]:
     """A home whose services are running."""
     directory = tmp_path_factory.mktemp("home")
-    with Embedded(EmbeddedSettings(home=directory, model=str(word_model))):
+    with Embedded(EmbeddedSettings(home=directory, model=str(word_model), lasting=True)):
         yield directory
 
 
