@@ -105,7 +105,7 @@ def _milvus(asked: str, home: Path) -> str:
         return ""
     if "@" in urlsplit(asked).netloc:
         raise errors.InvalidInput(
-            "The address of a Milvus server holds no credentials; give them as SEMIEVOL_RETRIEVAL_TOKEN.", field="milvus"
+            "The address of a Milvus server holds no credentials; give them as SEMIEVOL_MILVUS_TOKEN.", field="milvus"
         )
     uri = asked if urlsplit(asked).scheme else str(Path(asked).expanduser().absolute())
     return "" if uri == Backends().milvus_uri(home) else uri

@@ -192,6 +192,12 @@ def test_later_iterations_are_estimated_from_theta(suite: Suite) -> None:
     assert steps["2/judge"].reason == "needs 1/select"
 
 
+def test_rows_that_are_kept_out_for_the_gate_are_taken_from_the_labeled_ones_once(suite: Suite) -> None:
+    """A quarter of 20: 15 are trained on, 5 are answered by the model and decide."""
+    steps = by_step(suite.client.plan(suite.spec(gate={"holdout": 0.25})))
+    assert [steps[f"1/{name}"].row_count for name in ("index", "warm", "dev-warm", "dev-evolved")] == [15, 15, 5, 5]
+
+
 def test_left_out_rows_and_duplicates_are_counted_as_intake_counts_them(suite: Suite) -> None:
     file = write_colours(suite.home, "labeled", answers=True, rows=20)
     options = '"[""red"", ""green"", ""blue""]"'

@@ -233,6 +233,15 @@ def test_what_a_deleted_run_alone_needed_is_collected_and_nothing_else(suite: Su
         assert suite.artifacts.resolve(named.uri, field="uri")
 
 
+def test_nothing_is_collected_where_a_damaged_record_says_no_longer_what_its_run_needs(suite: Suite) -> None:
+    run = suite.run(suite.spec())["run"]
+    record = suite.home / "artifacts" / "runs" / run / "RUN.json"
+    record.write_bytes(record.read_bytes()[:40])
+    with pytest.raises(errors.Corrupt, match=r"RUN.json.*damaged"):
+        suite.client.collect_garbage(dry_run=False)
+    assert set(suite.run(suite.spec())["reused"]) >= {"1/warm", "1/judge", "1/evolve"}
+
+
 def test_nothing_is_collected_while_a_run_is_at_work(tmp_path: Path) -> None:
     with fake_suite(tmp_path, updates=5) as suite:
         suite.trainer.hold = True

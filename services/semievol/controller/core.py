@@ -145,10 +145,11 @@ class Controller:
         return record.id, gone
 
     def collect_garbage(self, *, dry_run: bool) -> tuple[int, int]:
-        """(objects and files, bytes) that were deleted, or would be. Raises Conflict (a run is at work)."""
+        """(objects and files, bytes) that were deleted, or would be. Raises Conflict (a run is at work), Corrupt (a run's record, so
+        that nobody knows what it needs)."""
         self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
         models = self._world.registry.models()
-        found = garbage(self._world.artifacts, self._world.runs.all(), models)
+        found = garbage(self._world.artifacts, self._world.runs.all(strict=True), models)
         stray = stray_directories(self._models_directory, models) if self._models_directory else []
         files = [file for directory in stray for file in directory.rglob("*") if file.is_file()]
         size = sum(info.size for info in found) + sum(file.stat().st_size for file in files)

@@ -142,8 +142,6 @@ class Forecaster:
 
 def _first_counts(spec: RunSpec, rows: RowPreview, judged: float) -> Counts:
     labeled, unlabeled, test, dev = (float(rows.count(role)) for role in _ROLES)
-    held_out = float(rows.summary.get("held_out", 0))
-    labeled, dev = labeled - held_out, dev + held_out
     return Counts(labeled, unlabeled, test, dev, judged * unlabeled, spec.theta / 100 * unlabeled)
 
 

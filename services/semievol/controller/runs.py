@@ -94,13 +94,16 @@ class RunStore:
     def _added(self, run_id: str) -> list[dict[str, Any]]:
         return [read_record(self._store, info.path) for info in self._store.list(f"runs/{run_id}/data/")]
 
-    def all(self) -> list[RunRecord]:
-        """Newest first. A run whose record is damaged is left out, with a warning: the others are none the worse."""
+    def all(self, *, strict: bool = False) -> list[RunRecord]:
+        """Newest first. A run whose record is damaged is left out, with a warning: the others are none the worse. `strict`: for those who
+        delete what no run needs; raises Corrupt instead."""
         runs = []
         for run_id in self._ids():
             try:
                 runs.append(self.load(run_id))
             except errors.Corrupt as error:
+                if strict:
+                    raise
                 log.warning("%s", error.message)
         return sorted(runs, key=lambda run: (-run.create_time, run.id))
 

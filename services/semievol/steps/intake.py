@@ -35,8 +35,7 @@ def run(step: StepContext) -> dict[str, bytes | Path]:
     gold = sets["unlabeled"].answers
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
-    held = {"held_out": len(rows["dev"])} if "holdout" in step.params else {}
-    return outputs | {"intake.json": canonical_json(_summary(sets) | held)}
+    return outputs | {"intake.json": canonical_json(_summary(sets))}
 
 
 def load_upload(step: StepContext, role: str, uri: str) -> DataSet:
