@@ -76,6 +76,11 @@ class Suite:
         base = {"name": "colours", "model": "fake", "embedding": "fake", "data": data, "shard_rows": 8}
         return parse_run_spec({"collaborators": [{"model": "warm", "references": k} for k in (0, 1)]} | base | changes)
 
+    def with_data(self, spec: RunSpec, **files: Path) -> RunSpec:
+        """The same run over other files, by role."""
+        uris = {role: self.client.upload(file) for role, file in files.items()}
+        return spec.model_copy(update={"data": spec.data.model_copy(update=uris)})
+
     def run(self, spec: RunSpec) -> dict[str, Any]:
         """Submits and waits for the end; the result, with `error` where it failed."""
         run = self.client.submit(spec)

@@ -230,9 +230,7 @@ class Embedded:
             "milvus": self._backends.milvus,
         }
         homes.remember(self._home, self._backends)
-        scratch = self._home / f"{_ADDRESSES}.{os.getpid()}"
-        scratch.write_text(json.dumps(body))
-        scratch.replace(self._home / _ADDRESSES)
+        homes.write(self._home / _ADDRESSES, body)
 
 
 def embedder(model: str) -> Embedder:

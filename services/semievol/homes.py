@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from semievol.common import errors
@@ -53,9 +54,14 @@ def remember(home: Path, used: Backends) -> None:
     """Raises OSError."""
     if recall(home) == used:
         return
-    scratch = home / f"{_FILE}.{os.getpid()}"
-    scratch.write_text(json.dumps(asdict(used)))
-    scratch.replace(home / _FILE)
+    write(home / _FILE, asdict(used))
+
+
+def write(file: Path, body: Mapping[str, Any]) -> None:
+    """A small file of a home as JSON; readers see all of it or what was there before. Raises OSError."""
+    scratch = file.with_name(f"{file.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(body))
+    scratch.replace(file)
 
 
 def changes(home: Path, used: Mapping[str, str]) -> list[str]:

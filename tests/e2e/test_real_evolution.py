@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from semievol.common.models import LocalModel
+
+from tests.manifests import manifests
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(2400)]
 
@@ -84,11 +85,6 @@ def new_home(home: Path, prepared: LocalModel) -> Path:
     (home / "cache").mkdir(parents=True)
     (home / "cache" / prepared.directory.name).symlink_to(prepared.directory, target_is_directory=True)
     return home
-
-
-def manifests(home: Path) -> Mapping[str, bytes]:
-    root = home / "artifacts"
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("MANIFEST.json")}
 
 
 def test_the_result_has_what_its_readers_expect(calm: tuple[Path, dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from semievol.common.artifacts import Manifest, blob_path
 from semievol.common.keys import sha256_file
 
 from tests.fake_suite import Suite, fake_suite, write_colours
+from tests.manifests import manifests
 
 # All services of a `semievol run` with the doubles that the package ships.
 FAKES = {f"SEMIEVOL_{room}_BACKEND": "fake" for room in ("EMBEDDING", "RETRIEVAL", "GENERATION", "TRAINING")}
@@ -162,12 +163,6 @@ def served(directory: Path, **options: Any) -> Iterator[Place]:
 
 
 # ---------------------------------------------------------------- what is left behind
-
-
-def manifests(home: Path) -> dict[str, bytes]:
-    """Path -> bytes of every manifest: equal manifests mean equal artifacts."""
-    root = home / "artifacts"
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("MANIFEST.json")}
 
 
 def half_written(home: Path) -> list[str]:

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.bench import FAKES, TIMEOUT_S, Case, Ended, Place, finished, half_written, manifests, stop, wait_until
+from tests.faults.bench import FAKES, TIMEOUT_S, Case, Ended, Place, finished, half_written, stop, wait_until
+from tests.manifests import manifests
 
 MACHINE, STOPS = "The machine", "Interrupted runs"
 QUICK = {"SEMIEVOL_CONTROLLER_POLL_S": "0.01"}

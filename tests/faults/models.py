@@ -18,8 +18,9 @@ from semievol.common.stores.local import LocalStore
 from semievol.controller.registry import Model, Registry
 
 from tests.fake_suite import colour_script
-from tests.faults.bench import Case, Ended, Place, half_written, manifests, served
+from tests.faults.bench import Case, Ended, Place, half_written, served
 from tests.generators import publish
+from tests.manifests import manifests
 from tests.word_model import make_word_model
 
 CONTEXT = 66  # tokens: enough for the services' own readiness, too few for a prompt with a reference

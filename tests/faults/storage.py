@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.faults.bench import Case, Ended, Place, contents, half_written, manifests, served
+from tests.faults.bench import Case, Ended, Place, contents, half_written, served
+from tests.manifests import manifests
 
 STORAGE = "Storage"
 CALLS = ("fsync", "link", "replace")  # what makes a write of the store durable, each beneath the home

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from semievol.algorithm.types import Message
 from semievol.common import errors
-from semievol.common.runspec import RunSpec
 from semievol.controller.v1 import controller_service_pb2 as pb
 
 from tests.fake_suite import COLOURS, Suite, colour_script, fake_suite, write_colours
@@ -24,11 +23,6 @@ def suite(tmp_path: Path) -> Iterator[Suite]:
 
 def by_step(planned: pb.PlanRunResponse) -> dict[str, pb.PlannedStep]:
     return {f"{step.iteration}/{step.name}": step for step in planned.planned_steps}
-
-
-def with_data(suite: Suite, spec: RunSpec, **files: Path) -> RunSpec:
-    uris = {role: suite.client.upload(file) for role, file in files.items()}
-    return spec.model_copy(update={"data": spec.data.model_copy(update=uris)})
 
 
 def test_a_plan_knows_rows_and_steps_and_leaves_nothing_behind(suite: Suite) -> None:
@@ -133,7 +127,7 @@ def test_a_changed_file_is_named_and_what_does_not_depend_on_it_is_reused(suite:
     file = suite.home / "unlabeled.csv"
     spec = suite.spec()
     file.write_text(file.read_text().replace("thing 3?", "thing 33?"))
-    planned = suite.client.plan(with_data(suite, spec, unlabeled=file))
+    planned = suite.client.plan(suite.with_data(spec, unlabeled=file))
     steps = by_step(planned)
     assert list(planned.changes) == ["unlabeled.csv changed"]
     assert steps["0/intake"].reason == "unlabeled.csv changed"
@@ -149,7 +143,7 @@ def test_a_file_whose_bytes_changed_but_not_its_rows_changes_nothing_else(suite:
     file = suite.home / "labeled.csv"
     spec = suite.spec()
     file.write_text(file.read_text() + "\n")
-    steps = by_step(suite.client.plan(with_data(suite, spec, labeled=file)))
+    steps = by_step(suite.client.plan(suite.with_data(spec, labeled=file)))
     assert [label for label, step in steps.items() if not step.reused] == ["0/intake"]
 
 
@@ -216,7 +210,7 @@ def test_bad_rows_fail_a_plan_as_they_would_fail_the_run(suite: Suite) -> None:
     file = suite.home / "labeled.csv"
     file.write_text(file.read_text().replace(",A\n", ",Z\n", 1))
     with pytest.raises(errors.InvalidInput) as caught:
-        suite.client.plan(with_data(suite, spec, labeled=file))
+        suite.client.plan(suite.with_data(spec, labeled=file))
     assert [row.line for row in caught.value.rows] == [2]
     assert caught.value.field == "data.labeled"
 

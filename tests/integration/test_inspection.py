@@ -22,9 +22,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
 
 
 def with_answers(suite: Suite, **changes: Any) -> Any:
-    spec = suite.spec(**changes)
-    uri = suite.client.upload(write_colours(suite.home, "unlabeled", answers=True))
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"unlabeled": uri})})
+    return suite.with_data(suite.spec(**changes), unlabeled=write_colours(suite.home, "unlabeled", answers=True))
 
 
 def test_a_preview_is_what_a_run_with_that_theta_gives(suite: Suite) -> None:

@@ -43,9 +43,7 @@ def suite(tmp_path: Path) -> Iterator[Suite]:
 
 
 def with_dev(suite: Suite, **changes: Any) -> RunSpec:
-    spec = suite.spec(**changes)
-    dev = suite.client.upload(write_colours(suite.home, "dev", answers=True))
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"dev": dev})})
+    return suite.with_data(suite.spec(**changes), dev=write_colours(suite.home, "dev", answers=True))
 
 
 def alias_of(suite: Suite) -> str:

@@ -23,6 +23,7 @@ from semievol.retrieval.settings import RetrievalSettings
 from semievol.steps import collections
 
 from tests.fake_suite import fake_suite
+from tests.manifests import manifests as published
 from tests.running import running
 from tests.servers.milvus import MilvusServer
 
@@ -89,8 +90,7 @@ def manifests(home: Path, index: MilvusIndex | Disturbed | None, **options: Any)
     with fake_suite(home, index=index, max_attempts=10, **options) as suite:
         result = suite.run(suite.spec(references=2, train={"references": 1}, shard_rows=6))
         assert result["error"] == ""
-    root = home / "artifacts"
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("MANIFEST.json")}
+    return published(home)
 
 
 @pytest.fixture(scope="module")

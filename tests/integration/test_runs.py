@@ -14,18 +14,13 @@ from semievol.common import errors
 from semievol.controller.v1 import controller_service_pb2 as pb
 
 from tests.fake_suite import Suite, colour_script, fake_suite, wait_for, write_colours
+from tests.manifests import manifests
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Iterator[Suite]:
     with fake_suite(tmp_path) as running:
         yield running
-
-
-def artifact_hashes(home: Path) -> dict[str, bytes]:
-    """Path -> bytes of every manifest: equal manifests mean equal artifacts."""
-    root = home / "artifacts"
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("MANIFEST.json")}
 
 
 def kinds(suite: Suite, run: str) -> list[str]:
@@ -87,12 +82,10 @@ def test_several_iterations_learn_from_what_is_left(suite: Suite) -> None:
 def test_answers_of_unlabeled_rows_change_the_report_and_nothing_else(suite: Suite) -> None:
     """METHOD, trap 6."""
     without = suite.run(suite.spec())
-    before = artifact_hashes(suite.home)
-    spec = suite.spec()
-    data = spec.data.model_copy(update={"unlabeled": suite.client.upload(write_colours(suite.home, "unlabeled", answers=True))})
-    having = suite.run(spec.model_copy(update={"data": data}))
+    before = manifests(suite.home)
+    having = suite.run(suite.with_data(suite.spec(), unlabeled=write_colours(suite.home, "unlabeled", answers=True)))
     assert 0.5 < having["iterations"][0]["pseudo_label_accuracy"] <= 1.0
-    new = [path for path in artifact_hashes(suite.home) if path not in before]
+    new = [path for path in manifests(suite.home) if path not in before]
     contracts = {json.loads((suite.home / "artifacts" / path).read_bytes())["contract"] for path in new}
     assert contracts == {"intake/1", "report/1"}
     same = ("labeled", "unlabeled", "no_answer", "unanimous", "threshold", "selected", "accuracy", "gain")
@@ -104,7 +97,7 @@ def test_two_homes_make_the_same_artifacts_byte_for_byte(tmp_path: Path) -> None
     for name in ("one", "other"):
         with fake_suite(tmp_path / name) as suite:
             suite.run(suite.spec())
-            hashes.append(artifact_hashes(suite.home))
+            hashes.append(manifests(suite.home))
     assert hashes[0] == hashes[1]
 
 
@@ -128,7 +121,7 @@ def test_a_restarted_product_continues_a_run_where_it_stood(tmp_path: Path) -> N
 def test_an_interrupted_run_ends_with_the_artifacts_of_an_undisturbed_one(tmp_path: Path) -> None:
     with fake_suite(tmp_path / "calm") as suite:
         suite.run(suite.spec())
-        calm = artifact_hashes(suite.home)
+        calm = manifests(suite.home)
     for stop_after in range(1, 9):
         with fake_suite(tmp_path / "disturbed") as suite:
             run = suite.client.submit(suite.spec()).id
@@ -137,12 +130,12 @@ def test_an_interrupted_run_ends_with_the_artifacts_of_an_undisturbed_one(tmp_pa
                     break
     with fake_suite(tmp_path / "disturbed") as suite:
         assert suite.run(suite.spec())["error"] == ""
-        assert artifact_hashes(suite.home) == calm
+        assert manifests(suite.home) == calm
 
 
 def test_a_damaged_blob_is_made_again_and_nothing_else(suite: Suite) -> None:
     suite.run(suite.spec())
-    before = artifact_hashes(suite.home)
+    before = manifests(suite.home)
     judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/2")
     digest = judged["files"][0]["sha256"]
     blob = suite.home / "artifacts" / "blobs" / digest[:2] / digest
@@ -150,12 +143,12 @@ def test_a_damaged_blob_is_made_again_and_nothing_else(suite: Suite) -> None:
     result = suite.run(suite.spec())
     assert "1/judge" not in result["reused"]
     assert {"1/infer/warm-0", "1/score", "1/evolve"} <= set(result["reused"])
-    assert artifact_hashes(suite.home) == before
+    assert manifests(suite.home) == before
 
 
 def test_a_flipped_bit_is_found_by_the_next_run_that_would_read_it(suite: Suite) -> None:
     suite.run(suite.spec())
-    before = artifact_hashes(suite.home)
+    before = manifests(suite.home)
     judged = next(manifest for manifest in map(json.loads, before.values()) if manifest["contract"] == "judge/2")
     digest = judged["files"][0]["sha256"]
     blob = suite.home / "artifacts" / "blobs" / digest[:2] / digest
@@ -325,7 +318,7 @@ def test_jobs_in_child_processes_give_the_same_artifacts(tmp_path: Path) -> None
     for launcher in ("inline", "subprocess"):
         with fake_suite(tmp_path / launcher, launcher=launcher) as suite:
             assert suite.run(suite.spec())["error"] == ""
-            hashes.append(artifact_hashes(suite.home))
+            hashes.append(manifests(suite.home))
     assert hashes[0] == hashes[1]
 
 
@@ -334,14 +327,14 @@ def test_shards_side_by_side_give_the_same_artifacts(tmp_path: Path) -> None:
     for parallelism in (1, 4):
         with fake_suite(tmp_path / str(parallelism), parallelism=parallelism) as suite:
             assert suite.run(suite.spec(iterations=2))["error"] == ""
-            hashes.append(artifact_hashes(suite.home))
+            hashes.append(manifests(suite.home))
     assert hashes[0] == hashes[1]
 
 
 def test_data_under_other_names_gives_the_run_that_it_gives_under_ours(suite: Suite) -> None:
     """The same rows: only intake is done again, and it makes the same files."""
     suite.run(suite.spec())
-    before = artifact_hashes(suite.home)
+    before = manifests(suite.home)
     spec = suite.spec()
     uris = {}
     for role in ("labeled", "unlabeled", "test"):
@@ -356,6 +349,6 @@ def test_data_under_other_names_gives_the_run_that_it_gives_under_ours(suite: Su
     mapped = suite.run(spec.model_copy(update={"data": spec.data.model_copy(update=uris | {"map": names})}))
     assert mapped["error"] == ""
     assert "1/warm" in mapped["reused"]
-    new = [json.loads(content) for path, content in artifact_hashes(suite.home).items() if path not in before]
+    new = [json.loads(content) for path, content in manifests(suite.home).items() if path not in before]
     assert [manifest["contract"] for manifest in new] == ["intake/1"]
     assert new[0]["params"]["map"] == names

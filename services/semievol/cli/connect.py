@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,11 +70,11 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _controller_address(target: Target) -> str:
-    """Of a controller that carries runs on; empty if there is none."""
+def _controller_address(target: Target, suite_of: Callable[[Path], dict[str, Any] | None] = live_suite) -> str:
+    """Of a controller that carries runs on; empty if there is none. `suite_of`: `_lasting_suite` for one that is given work."""
     if target.address:
         return target.address
-    record = live_suite(target.home)
+    record = suite_of(target.home)
     if not record:
         return ""
     _check_backends(target.home, record, store=target.store)
@@ -103,17 +103,14 @@ def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connectio
 
 
 def serving(target: Target) -> bool:
-    """Whether there is a controller that carries runs on."""
-    return bool(target.address or _lasting_suite(target.home))
+    """Whether there is a controller that carries runs on. Raises Busy, as `suite`."""
+    return bool(_controller_address(target, _lasting_suite))
 
 
 @contextlib.contextmanager
 def working_controller(target: Target, instead: str) -> Iterator[ControllerClient]:
     """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running; Busy, as `suite`."""
-    record = None if target.address else _lasting_suite(target.home)
-    if record:
-        _check_backends(target.home, record, store=target.store)
-    address = record["addresses"]["controller"] if record else target.address
+    address = _controller_address(target, _lasting_suite)
     if not address:
         raise errors.Unavailable(f"No services are running for {target.home}, so nobody would work on it. {instead}")
     with ControllerClient(address) as client:

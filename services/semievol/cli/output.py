@@ -27,6 +27,15 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def confirm(question: str, what: str, *, yes: bool) -> None:
+    """Asks before something that cannot be taken back. Raises UsageError where there is nobody to ask, Abort (the answer is no)."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{what} asks first, and there is no terminal to ask on: add --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
 def fancy() -> bool:
     """Whether stderr is a terminal that can redraw lines."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")

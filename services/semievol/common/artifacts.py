@@ -134,7 +134,7 @@ class Artifacts:
         entries = []
         for path, source in sorted(files.items()):
             check_path(path)
-            entry = _describe(path, source)
+            entry = describe(path, source)
             if not self._intact(entry, verify=True):
                 self.store.put(blob_path(entry.sha256), source)
             entries.append(entry)
@@ -306,7 +306,8 @@ def _reading(what: str) -> Iterator[None]:
         raise errors.StorageError(f"Cannot read {what}: {error.strerror or error}.") from error
 
 
-def _describe(path: str, source: bytes | Path) -> File:
+def describe(path: str, source: bytes | Path) -> File:
+    """Raises StorageError."""
     if isinstance(source, bytes):
         return File(path, len(source), sha256_hex(source))
     with _reading(str(source)):
@@ -316,7 +317,7 @@ def _describe(path: str, source: bytes | Path) -> File:
 def _holds(directory: Path, manifest: Manifest) -> bool:
     """Whether every file of the artifact is in this directory, undamaged."""
     return all(
-        (directory / file.path).is_file() and _describe(file.path, directory / file.path) == file for file in manifest.files
+        (directory / file.path).is_file() and describe(file.path, directory / file.path) == file for file in manifest.files
     )
 
 

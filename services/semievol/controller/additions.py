@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from semievol.algorithm.types import Row
-from semievol.common import errors, uploads
 from semievol.common.artifacts import Artifacts
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.runs import RunRecord
-from semievol.data.intake import Role, load
+from semievol.data.intake import Role
 from semievol.data.overlaps import new_rows
+from semievol.data.uploaded import load_upload
 from semievol.steps import records
 
 
-def check_rows(artifacts: Artifacts, run: RunRecord, uri: str) -> None:
+def check_rows(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan], uri: str) -> None:
     """Raises InvalidInput for what the `extend` step would stumble over, NotFound (no such upload)."""
-    with tempfile.TemporaryDirectory(prefix="semievol-data-") as scratch:
-        path = uploads.fetch(artifacts.store, uri, Path(scratch), field="uri")
-        try:
-            spec = run.spec
-            rows = load(path, spec.task.task(), Role.UNLABELED, names=spec.data.map, on_bad=spec.bad_rows).rows
-        except errors.InvalidInput as error:  # users know their file by its name, not by where we put it
-            bad = tuple(errors.BadRow(path.name, row.line, row.reason) for row in error.rows)
-            raise errors.InvalidInput(error.message.replace(f"{scratch}/", ""), field="uri", rows=bad) from error
-    new_rows(rows, _known(artifacts, run.plan(artifacts.manifest)))
+    spec = run.spec
+    data = load_upload(
+        artifacts.store, uri, spec.task.task(), Role.UNLABELED, names=spec.data.map, on_bad=spec.bad_rows, field="uri"
+    )
+    new_rows(data.rows, _known(artifacts, steps))
 
 
 def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, Row]:
@@ -38,9 +31,8 @@ def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, Row]:
     return {row.id: row for row in rows}
 
 
-def next_iteration(run: RunRecord, artifacts: Artifacts, *, at_work: bool) -> int:
+def next_iteration(steps: list[StepPlan], *, at_work: bool) -> int:
     """The first iteration whose rows nobody has begun to work on."""
-    steps = run.plan(artifacts.manifest)
     if at_work:
         return steps[-1].iteration + 1
     begun = [step.iteration for step in steps if step.name != "extend" and step.manifests]

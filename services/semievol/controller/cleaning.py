@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from semievol.common import errors, uploads
-from semievol.common.artifacts import Artifacts, blob_path, parse_uri
+from semievol.common.artifacts import Artifacts, Look, blob_path, parse_uri
 from semievol.controller.plan import StepPlan
 from semievol.controller.registry import Model, Registry
 from semievol.controller.runs import RunRecord
@@ -46,7 +46,7 @@ def garbage(artifacts: Artifacts, runs: list[RunRecord], models: list[Model]) ->
     keys = {parse_uri(model.uri, field="uri")[0] for model in models}
     needed = {path for run in runs for uri in _uploads(run) if (path := uploads.blob_of(uri))}
     for run in runs:
-        keys |= {step.work.key for step in run.plan(artifacts.manifest) if step.work}
+        keys |= {step.work.key for step in run.plan(Look(artifacts, verify=False)) if step.work}
     found = []
     for info in [*store.list("steps/"), *store.list("training/")]:
         if info.path.split("/")[1] not in keys:

@@ -105,7 +105,7 @@ class Controller:
         self._resolver.resolve(record.spec)
         if from_step:
             self._refuse_while_at_work("Doing steps again takes them from all runs that share them")
-            forget_from(self._world.artifacts, record.id, record.plan(self._world.artifacts.manifest), from_step)
+            forget_from(self._world.artifacts, record.id, self._plan(record), from_step)
         self._drive(record)
         return self.get(record.id)
 
@@ -114,11 +114,12 @@ class Controller:
 
         Raises NotFound, InvalidInput (rows that cannot be used; an id that is another row's)."""
         record = self._world.runs.find(name)
-        check_rows(self._world.artifacts, record, uri)
+        check_rows(self._world.artifacts, record, self._plan(record), uri)
         with self._lock:
             driver = self._drivers.get(record.id)
             at_work = driver is not None and driver.alive
-            addition = Addition(next_iteration(record, self._world.artifacts, at_work=at_work), uri)
+            # planned anew: the run may have gone on while the rows were read
+            addition = Addition(next_iteration(self._plan(record), at_work=at_work), uri)
             self._world.runs.add_data(record.id, addition)
             record = self._world.runs.load(record.id)
             if driver is not None:
@@ -170,7 +171,7 @@ class Controller:
         """Raises NotFound."""
         record = self._world.runs.find(name)
         events = self._world.runs.events(record.id)
-        steps = record.plan(Look(self._world.artifacts, verify=False))
+        steps = self._plan(record)
         driver = self._driver(record.id)
         session = _last_session(events)
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}
@@ -232,7 +233,7 @@ class Controller:
         """(run id, page of rows that the model of this iteration was trained on; 0: of the last that has selected). Raises NotFound,
         Conflict (nothing is selected yet)."""
         record = self._world.runs.find(name)
-        steps = record.plan(self._world.artifacts.manifest)
+        steps = self._plan(record)
         wanted = exported_iteration(steps, iteration, record.id)
         warm = {model.iteration: model.name for model in models_of(self._world.artifacts, record, steps) if model.role == "warm"}
         for page in pages(self._world.artifacts, steps, wanted, lambda number: warm.get(number, record.spec.model)):
@@ -277,6 +278,10 @@ class Controller:
             drivers = list(self._drivers.values())
         for driver in drivers:
             driver.stop()
+
+    def _plan(self, record: RunRecord) -> list[StepPlan]:
+        """To show or to read: what is read is verified then, so blobs are not hashed for this."""
+        return record.plan(Look(self._world.artifacts, verify=False))
 
     def _drive(self, record: RunRecord) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from semievol.common import errors
-from semievol.common.artifacts import Artifacts, Manifest
+from semievol.common.artifacts import Artifacts, Look, Manifest
 from semievol.common.runspec import RunSpec
 from semievol.controller.estimate import ASSUMED_JUDGED, Estimator, StepForecast, total
 from semievol.controller.history import Counts, History
@@ -95,8 +95,10 @@ class Forecaster:
     def _plan(self, spec: RunSpec, resolved: Resolved, rows: RowPreview) -> list[StepPlan]:
         """As if intake were done, so that what follows from it has its keys."""
 
+        look = Look(self._artifacts, verify=False)
+
         def manifest_of(key: str, shard: int | None) -> Manifest | None:
-            return rows.manifest if key == rows.manifest.key else self._artifacts.manifest(key, shard)
+            return rows.manifest if key == rows.manifest.key else look(key, shard)
 
         steps = plan(spec, resolved, manifest_of, self._additions(spec, resolved))
         if rows.read_now:
@@ -120,7 +122,7 @@ class Forecaster:
     ) -> list[StepForecast]:
         newest = history.newest.record if history.newest else None
         unmade = any(step.state is StepState.READY for step in steps)
-        earlier = newest.plan(self._artifacts.manifest) if newest and unmade else []
+        earlier = newest.plan(Look(self._artifacts, verify=False)) if newest and unmade else []
         by_label = {step.label: step for step in earlier}
         share, _ = estimator.judged_share()
         costs: list[StepForecast] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from semievol.algorithm.selection import entropy, select
 from semievol.algorithm.statistics import pseudo_label_accuracy
 from semievol.algorithm.types import Candidate, Row, Verdict
 from semievol.common import errors
-from semievol.common.artifacts import Artifacts, File, Manifest
-from semievol.controller.plan import StepPlan, StepState
+from semievol.common.artifacts import Artifacts, File, Look
+from semievol.controller.plan import StepPlan, StepState, files_of
 from semievol.controller.runs import RunRecord, RunStore
 from semievol.steps import records
 
@@ -79,9 +79,11 @@ class Inspector:
                 field="run",
             )
         of = _Iteration(steps, chosen[-1].iteration)
-        entropies = {line["id"]: _entropy(line) for line in self._lines(of.step("score"), "entropies.jsonl")}
+        entropies = {line["id"]: records.entropy_from_record(line) for line in self._lines(of.step("score"), "entropies.jsonl")}
         labeled = [
-            value for line in self._lines(of.find("score-labeled"), "entropies.jsonl") if (value := _entropy(line)) is not None
+            value
+            for line in self._lines(of.find("score-labeled"), "entropies.jsonl")
+            if (value := records.entropy_from_record(line)) is not None
         ]
         accuracy = self._accuracy(record, of)
         previews = []
@@ -104,7 +106,7 @@ class Inspector:
         raise errors.NotFound(f"The run {record.id} has no unlabeled row {row_id!r}{_where(iteration)}.", field="row_id")
 
     def _steps(self, record: RunRecord) -> list[StepPlan]:
-        return record.plan(self._artifacts.manifest)
+        return record.plan(Look(self._artifacts, verify=False))
 
     def _explained(self, record: RunRecord, of: _Iteration, row: Row, part: int) -> Explanation:
         def mine(step: StepPlan | None, path: str) -> list[dict[str, Any]]:
@@ -163,14 +165,9 @@ class Inspector:
 
     def _files(self, step: StepPlan | None, path: str, part: int | None = None) -> Iterator[File]:
         """A step's files of one name or (`x/`) directory, of all its shards, or of the part's where it is sharded."""
-        manifests: Mapping[int | None, Manifest] = step.manifests if step else {}
-        for shard in sorted(manifests, key=lambda shard: -1 if shard is None else shard):
-            if part is not None and shard is not None and shard != part:
-                continue
-            named = [
-                file for file in manifests[shard].files if file.path == path or (path[-1] == "/" and file.path.startswith(path))
-            ]
-            yield from sorted(named, key=lambda file: file.path)
+        for one in files_of(step, path) if step else ():
+            if part is None or one.shard in (None, part):
+                yield one.file
 
 
 class _Iteration:
@@ -210,8 +207,7 @@ class _Iteration:
         return [one.file for one in step.work.inputs.get(role, ())] if step and step.work else []
 
     def _written(self, step: StepPlan | None, path: str) -> list[File]:
-        files = step.manifests[None].files if step and None in step.manifests else ()
-        return sorted((file for file in files if file.path.startswith(path)), key=lambda file: file.path)
+        return [one.file for one in files_of(step, path)] if step else []
 
 
 def sampled_entropy(candidate: Candidate) -> float | None:
@@ -227,7 +223,3 @@ def shown_response(row: Row, record: RunRecord) -> str:
 
 def _where(iteration: int) -> str:
     return f" in iteration {iteration}" if iteration else ""
-
-
-def _entropy(line: Mapping[str, Any]) -> float | None:
-    return math.nan if line.get("no_entropy") else line["entropy"]

@@ -77,7 +77,7 @@ def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf, additions: 
     steps = [intake]
     if intake.state is not StepState.DONE:
         return steps
-    intake_files = {name: _files(intake, path) for name, path in _INTAKE_FILES.items()}
+    intake_files = {name: files_of(intake, path) for name, path in _INTAKE_FILES.items()}
     scope: Artifacts = {name: files for name, files in intake_files.items() if files or name == "unlabeled"}
     failed = False
     for iteration in range(1, max([spec.iterations, *(one.iteration for one in additions)]) + 1):
@@ -87,7 +87,7 @@ def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf, additions: 
             steps.append(extend)
             if extend.state is not StepState.DONE:
                 break
-            scope |= {name: _files(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
+            scope |= {name: files_of(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
         if not scope["unlabeled"] or (failed and not added):
             break
         before = dict(scope)
@@ -154,7 +154,7 @@ def _iteration(
             yield found
             for artifact, path in step.writes.items():
                 files = made[artifact]
-                made[artifact] = [*files, *_files(found, path)] if found.state is StepState.DONE and files is not None else None
+                made[artifact] = [*files, *files_of(found, path)] if found.state is StepState.DONE and files is not None else None
         scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
 
 
@@ -256,7 +256,7 @@ def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf) -
     return StepPlan(iteration, name, StepState.READY if missing else StepState.DONE, work, missing, found)
 
 
-def _files(step: StepPlan, path: str) -> tuple[InputFile, ...]:
+def files_of(step: StepPlan, path: str) -> tuple[InputFile, ...]:
     """The files of a done step under `path`: one file, all parts of a directory (`unlabeled/`), or everything (empty)."""
     files = []
     for shard in sorted(step.manifests, key=lambda shard: -1 if shard is None else shard):

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.algorithm.types import Row
-from semievol.common.artifacts import Artifacts, File, Manifest
-from semievol.common.keys import sha256_file, sha256_hex
+from semievol.common.artifacts import Artifacts, File, Manifest, describe
 from semievol.common.work import Work
 from semievol.ports import Cancel
 from semievol.steps import records
@@ -89,15 +88,9 @@ def preview(artifacts: Artifacts, work: Work, intake: Intake, cancel: Cancel) ->
         return RowPreview(published, False, 0.0, artifacts)
     started = time.monotonic()
     outputs = intake(work.params, cancel)
-    files = tuple(_described(path, outputs[path]) for path in sorted(outputs))
+    files = tuple(describe(path, outputs[path]) for path in sorted(outputs))
     manifest = Manifest(work.key, work.contract, {}, work.params, files)
     return RowPreview(manifest, True, time.monotonic() - started, artifacts, outputs)
-
-
-def _described(path: str, source: bytes | Path) -> File:
-    if isinstance(source, bytes):
-        return File(path, len(source), sha256_hex(source))
-    return File(path, source.stat().st_size, sha256_file(source))
 
 
 def _evenly(total: int, count: int) -> list[int]:

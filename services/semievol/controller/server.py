@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from semievol.common import errors
+from semievol.client.services import Services
 from semievol.common.artifacts import Artifacts
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
@@ -29,10 +28,7 @@ from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
 from semievol.launchers.inline import InlineLauncher
 from semievol.launchers.subprocess import SubprocessLauncher
-from semievol.ports import Cancel, Embedder, Judge, Launcher, Trainer, VectorIndex
-
-if TYPE_CHECKING:
-    from semievol.client.generation import GenerationClient
+from semievol.ports import Cancel, Launcher
 
 
 def launcher(settings: ControllerSettings) -> Launcher:
@@ -45,43 +41,14 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
     store = open_store(settings.store)
     artifacts = Artifacts(store)
 
-    # Connected when first used: reading state needs none of them, and the command line must start quickly.
-    @functools.cache
-    def trainer() -> Trainer:
-        from semievol.client.training import TrainingClient
-
-        return TrainingClient(_address(addresses, "training"))
-
-    @functools.cache
-    def generation() -> GenerationClient:
-        from semievol.client.generation import GenerationClient
-
-        return GenerationClient(_address(addresses, "generation"))
-
-    @functools.cache
-    def embedding() -> Embedder:
-        from semievol.client.embedding import EmbeddingClient
-
-        return EmbeddingClient(_address(addresses, "embedding"))
-
-    @functools.cache
-    def retrieval() -> VectorIndex:
-        from semievol.client.retrieval import RetrievalClient
-
-        return RetrievalClient(_address(addresses, "retrieval"))
-
-    @functools.cache
-    def judging() -> Judge:
-        from semievol.client.judging import JudgingClient
-
-        return JudgingClient(_address(addresses, "judging"))
+    services = Services(addresses)
 
     def intake(params: Mapping[str, Any], cancel: Cancel) -> Outputs:
         from semievol.steps import intake as step
-        from semievol.steps.context import Services, StepContext
+        from semievol.steps.context import StepContext
 
         with tempfile.TemporaryDirectory(prefix="semievol-plan-") as scratch:
-            made = step.run(StepContext(artifacts, Services({}), params, {}, None, cancel, lambda progress: None, Path(scratch)))
+            made = step.run(StepContext(artifacts, services, params, {}, None, cancel, lambda progress: None, Path(scratch)))
             return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
 
     runs = RunStore(store)
@@ -91,15 +58,26 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         runs=runs,
         registry=Registry(store),
         launcher=jobs,
-        trainer=trainer,
+        trainer=lambda: services.training,
         addresses=addresses,
         parallelism=settings.parallelism,
         max_attempts=settings.max_attempts,
         poll_s=settings.poll_s,
     )
-    forecaster = Forecaster(artifacts, runs, intake, generation, embedding, retrieval)
-    parts = Parts(artifacts, runs, embedding, retrieval, generation, judging, trainer)
-    return Controller(surroundings, Resolver(generation, embedding), settings.models_directory, forecaster, parts)
+    forecaster = Forecaster(
+        artifacts, runs, intake, lambda: services.generation, lambda: services.embedding, lambda: services.retrieval
+    )
+    parts = Parts(
+        artifacts,
+        runs,
+        embedder=lambda: services.embedding,
+        index=lambda: services.retrieval,
+        engine=lambda: services.generation,
+        judge=lambda: services.judging,
+        trainer=lambda: services.training,
+    )
+    resolver = Resolver(lambda: services.generation, lambda: services.embedding)
+    return Controller(surroundings, resolver, settings.models_directory, forecaster, parts)
 
 
 def service(settings: ControllerSettings, core: Controller) -> Service:
@@ -127,12 +105,6 @@ def service(settings: ControllerSettings, core: Controller) -> Service:
         probe=probe,
         close=close,
     )
-
-
-def _address(addresses: Mapping[str, str], name: str) -> str:
-    if name not in addresses:
-        raise errors.Unavailable(f"The {name} service is not at work here; start the services with `semievol serve`.")
-    return addresses[name]
 
 
 def main() -> None:

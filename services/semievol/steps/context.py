@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from semievol.algorithm.types import AnswerForm, Candidate, Row, Task, TaskType, Verdict
-from semievol.client.embedding import EmbeddingClient
-from semievol.client.generation import GenerationClient
-from semievol.client.judging import JudgingClient
-from semievol.client.retrieval import RetrievalClient
+from semievol.client.services import Services
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, File, uri
 from semievol.common.keys import adapter_name
@@ -31,40 +27,6 @@ class StepInput:
 
     key: str
     file: File
-
-
-class Services:
-    """Clients of the services, connected when first used."""
-
-    def __init__(self, addresses: Mapping[str, str]) -> None:
-        self._addresses = addresses
-
-    @cached_property
-    def embedding(self) -> EmbeddingClient:
-        return EmbeddingClient(self._address("embedding"))
-
-    @cached_property
-    def retrieval(self) -> RetrievalClient:
-        return RetrievalClient(self._address("retrieval"))
-
-    @cached_property
-    def generation(self) -> GenerationClient:
-        return GenerationClient(self._address("generation"))
-
-    @cached_property
-    def judging(self) -> JudgingClient:
-        return JudgingClient(self._address("judging"))
-
-    def _address(self, service: str) -> str:
-        if service not in self._addresses:
-            raise errors.InternalError(f"This job was given no address of the {service} service.")
-        return self._addresses[service]
-
-    def close(self) -> None:
-        for name in ("embedding", "retrieval", "generation", "judging"):
-            client = self.__dict__.get(name)
-            if client is not None:
-                client.close()
 
 
 @dataclass

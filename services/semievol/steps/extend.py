@@ -8,7 +8,7 @@ from semievol.common.keys import canonical_json
 from semievol.data.overlaps import new_rows
 from semievol.steps import records
 from semievol.steps.context import StepContext
-from semievol.steps.intake import gold_lines, load_upload
+from semievol.steps.intake import gold_lines, read_rows
 
 KNOWN = ("labeled", "unlabeled", "test", "dev")
 
@@ -19,17 +19,14 @@ def run(step: StepContext) -> dict[str, bytes | Path]:
     gold = {record["id"]: record["answer"] for record in step.lines("gold")}
     repeated = 0
     for number, uri in enumerate(step.params["added"], 1):
-        data = load_upload(step, "unlabeled", uri)
+        data = read_rows(step, "unlabeled", uri)
         fresh = new_rows(data.rows, known)
         repeated += len(data.rows) - len(fresh)
         rows += fresh
         known |= {row.id: row for row in fresh}
         gold |= {row.id: data.answers[row.id] for row in fresh if row.id in data.answers}
         step.progress(number, len(step.params["added"]), "files")
-    unlabeled = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
-    unlabeled.write(sorted(rows, key=lambda row: row.id))
-    unlabeled.close()
-    outputs: dict[str, bytes | Path] = {**unlabeled.paths}
+    outputs: dict[str, bytes | Path] = {**records.row_parts(step.scratch, "unlabeled", rows, step.params["shard_rows"])}
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
     return outputs | {"extend.json": canonical_json({"unlabeled": len(rows), "repeated": repeated})}

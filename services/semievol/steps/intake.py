@@ -3,17 +3,16 @@ only the report reads (METHOD, trap 6)."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from semievol.algorithm.types import Row
-from semievol.common import errors, uploads
 from semievol.common.columns import NO_MAP
 from semievol.common.keys import canonical_json, derive_seed
-from semievol.data.intake import DataSet, Role, load
+from semievol.data.intake import DataSet, Role
 from semievol.data.overlaps import check_ids, overlaps
+from semievol.data.uploaded import load_upload
 from semievol.steps import records
 from semievol.steps.context import StepContext
 
@@ -21,35 +20,24 @@ from semievol.steps.context import StepContext
 def run(step: StepContext) -> dict[str, bytes | Path]:
     sets: dict[str, DataSet] = {}
     for number, (role, uri) in enumerate(sorted(step.params["data"].items())):
-        sets[role] = load_upload(step, role, uri)
+        sets[role] = read_rows(step, role, uri)
         step.progress(number + 1, len(step.params["data"]), "files")
     check_ids(list(sets.values()))
     rows = {role: data.rows for role, data in sets.items() if role != "unlabeled"}
     if "holdout" in step.params:
         rows["labeled"], rows["dev"] = held_out(rows["labeled"], **step.params["holdout"])
-    unlabeled = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
-    unlabeled.write(sorted(sets["unlabeled"].rows, key=lambda row: row.id))
-    unlabeled.close()
     outputs: dict[str, bytes | Path] = {f"{role}.jsonl": _lines(found) for role, found in rows.items() if found}
-    outputs |= unlabeled.paths
+    outputs |= records.row_parts(step.scratch, "unlabeled", sets["unlabeled"].rows, step.params["shard_rows"])
     gold = sets["unlabeled"].answers
     if gold:
         outputs["gold.jsonl"] = gold_lines(gold)
     return outputs | {"intake.json": canonical_json(_summary(sets))}
 
 
-def load_upload(step: StepContext, role: str, uri: str) -> DataSet:
-    """The rows of an uploaded file. Raises InvalidInput(field=, rows=), NotFound, Corrupt."""
-    field = f"data.{role}"
-    with tempfile.TemporaryDirectory(prefix="semievol-intake-") as scratch:
-        path = uploads.fetch(step.artifacts.store, uri, Path(scratch), field=field)
-        try:
-            data = load(path, step.task, Role(role), names=step.params.get("map", NO_MAP), on_bad=step.params["bad_rows"])
-        except errors.InvalidInput as error:  # users know their file by its name, not by where we put it
-            rows = tuple(errors.BadRow(path.name, row.line, row.reason) for row in error.rows)
-            raise errors.InvalidInput(error.message.replace(f"{scratch}/", ""), field=field, rows=rows) from error
-        data.file = path.name
-        return data
+def read_rows(step: StepContext, role: str, uri: str) -> DataSet:
+    """Of an upload, as this run reads its files."""
+    names, on_bad = step.params.get("map", NO_MAP), step.params["bad_rows"]
+    return load_upload(step.artifacts.store, uri, step.task, Role(role), names=names, on_bad=on_bad, field=f"data.{role}")
 
 
 def held_out(rows: Sequence[Row], share: float, least: int, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from semievol.client.services import Services
 from semievol.common import errors, work
 from semievol.common.artifacts import Artifacts, Manifest
 from semievol.common.keys import content_key
 from semievol.common.stores import open_store
 from semievol.ports import Cancel
 from semievol.steps import evaluate, examples, extend, gate, index, infer, intake, judge, report, retrieve, score, select
-from semievol.steps.context import Emit, Services, StepContext, StepInput
+from semievol.steps.context import Emit, StepContext, StepInput
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,19 @@ class PartsWriter:
             path = self._directory / f"{len(self.paths):05d}.jsonl"
             self.paths[f"{self._name}/{path.name}"] = write_lines(path, map(row_to_record, self._waiting))
             self._waiting.clear()
+
+
+def row_parts(directory: Path, name: str, rows: Iterable[Row], part_rows: int) -> dict[str, bytes | Path]:
+    """All rows as such files, whatever order they come in; their paths by name."""
+    parts = PartsWriter(directory, name, part_rows)
+    parts.write(sorted(rows, key=lambda row: row.id))
+    parts.close()
+    return parts.paths
+
+
+def entropy_from_record(record: Record) -> float | None:
+    """H as the score step wrote it: None for a row without an answer, NaN for one without a finite H."""
+    return math.nan if record.get("no_entropy") else record["entropy"]
 
 
 def row_from_record(record: Record) -> Row:

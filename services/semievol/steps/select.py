@@ -16,10 +16,12 @@ from semievol.steps.context import StepContext
 
 def run(step: StepContext) -> dict[str, bytes | Path]:
     """Of all rows only ids, entropies and fates are in memory at once, and the rows that are kept."""
-    entropies = {record["id"]: _entropy(record) for record in step.lines("entropies")}
+    entropies = {record["id"]: records.entropy_from_record(record) for record in step.lines("entropies")}
     unanswered = sum(record["decision"] == Decision.NONE and not record["transcript"] for record in step.lines("verdicts"))
     _check_answers(unanswered, len(entropies), step.params["max_no_answer"])
-    population = [value for record in step.lines("threshold_entropies") if (value := _entropy(record)) is not None]
+    population = [
+        value for record in step.lines("threshold_entropies") if (value := records.entropy_from_record(record)) is not None
+    ]
     selection = semievol.select(entropies, step.params["theta"], threshold_entropies=population or None)
     remaining = records.PartsWriter(step.scratch, "unlabeled", step.params["shard_rows"])
     selected = _split(step, selection, remaining)
@@ -72,10 +74,6 @@ def _check_answers(unanswered: int, total: int, most: float) -> None:
             "Check task.type, task.answer and max_tokens; `semievol plan` shows the prompts.",
             field="max_no_answer",
         )
-
-
-def _entropy(record: records.Record) -> float | None:
-    return math.nan if record.get("no_entropy") else record["entropy"]
 
 
 def _entropy_field(value: float | None) -> records.Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from semievol.cli import output
@@ -36,7 +34,7 @@ def delete(run: str, yes: bool, target: Target, as_json: bool) -> None:
 
     with controller(target, exclusive=True) as connection:
         found = find_run(connection.client, run)
-        _ask(f"Forget run {found.id} and its models?", "Deleting a run", yes)
+        output.confirm(f"Forget run {found.id} and its models?", "Deleting a run", yes=yes)
         gone = connection.client.delete_run(found.id)
     if as_json:
         output.json_line({"run": gone.run, "models": list(gone.models)})
@@ -56,7 +54,7 @@ def gc(dry_run: bool, yes: bool, target: Target, as_json: bool) -> None:
     with controller(target, exclusive=True) as connection:
         found = connection.client.collect_garbage(dry_run=True)
         if found.object_count and not dry_run:
-            _ask(f"Delete {found.object_count} objects, {_size(found.size_bytes)}?", "Collecting garbage", yes)
+            output.confirm(f"Delete {found.object_count} objects, {_size(found.size_bytes)}?", "Collecting garbage", yes=yes)
             found = connection.client.collect_garbage(dry_run=False)
     if as_json:
         output.json_line({"objects": found.object_count, "bytes": found.size_bytes, "deleted": not dry_run})
@@ -91,14 +89,6 @@ def add(run: str, files: tuple[str, ...], target: Target, as_json: bool) -> None
 
     if taken[-1].run.state != pb.STATE_RUNNING:
         output.note(f"Go on with: semievol retry {found.id}")
-
-
-def _ask(question: str, what: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{what} asks first, and there is no terminal to ask on: add --yes.")
-    click.confirm(question, abort=True, err=True)
 
 
 def _size(count: int) -> str:

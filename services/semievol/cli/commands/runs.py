@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,10 +179,7 @@ def cancel(run: str, yes: bool, target: Target, as_json: bool) -> None:
 
     with controller(target) as connection:
         found = find_run(connection.client, run)
-        if not yes:
-            if not sys.stdin.isatty():
-                raise click.UsageError("Stopping a run asks first, and there is no terminal to ask on: add --yes.")
-            click.confirm(f"Stop run {found.id}?", abort=True, err=True)
+        output.confirm(f"Stop run {found.id}?", "Stopping a run", yes=yes)
         stopped = connection.client.cancel_run(found.id)
     if as_json:
         output.json_line(plain.run(stopped))

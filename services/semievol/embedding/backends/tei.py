@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import SecretStr
 
 from semievol.common import errors
-from semievol.common.endpoints import check_url
+from semievol.common.endpoints import check_url, retry_after_s
 from semievol.common.keys import content_key
 from semievol.embedding import core
 from semievol.embedding.backends.references import FIELD
@@ -257,7 +257,7 @@ class TeiEmbedder:
             else:
                 if response.status_code not in _TRANSIENT:
                     return self._accepted(response, path)
-                hint_s = _retry_after_s(response)
+                hint_s = retry_after_s(response.headers)
                 if last:
                     raise self._overworked(response, hint_s)
             _pause((hint_s or self._backoff_s * 2**attempt) * random.uniform(1, 1.5), cancel)
@@ -350,14 +350,6 @@ def _pause(seconds: float, cancel: Cancel) -> None:
         if cancel.is_set():
             raise errors.Cancelled("Embedding was cancelled.")
         time.sleep(min(left, 0.1))
-
-
-def _retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds; None where the header is missing or a date."""
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
 
 
 def _reason(response: httpx.Response) -> str:

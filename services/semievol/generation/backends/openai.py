@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from semievol.common import errors
-from semievol.common.endpoints import check_url
+from semievol.common.endpoints import check_url, retry_after_s
 from semievol.common.keys import content_key
 from semievol.generation import core
 from semievol.generation.adapters import check_name
@@ -303,7 +303,8 @@ class OpenAIEngine:
             target = error.response.headers.get("location", "elsewhere")
             return errors.InvalidInput(f"{where} redirects to {target}; give that URL, redirects are not followed.", field=FIELD)
         if status == 429:
-            return errors.Busy(f"{where} is overloaded: {words}.", retry_after_s=_retry_after_s(error), field=FIELD)
+            hint_s = retry_after_s(error.response.headers)
+            return errors.Busy(f"{where} is overloaded: {words}.", retry_after_s=1.0 if hint_s is None else hint_s, field=FIELD)
         if status not in (400, 413, 422):
             return errors.Unavailable(f"{where} failed ({status}: {words}); its log says why.", field=FIELD)
         if "logprobs" in words:
@@ -360,10 +361,3 @@ def _words(error: openai.APIStatusError) -> str:
             return errors.first_line(body[key])[:300].rstrip(".")
     kind = error.response.headers.get("content-type", "nothing").partition(";")[0]
     return errors.first_line(body)[:300] if isinstance(body, str) and body.strip() and kind == "text/plain" else kind
-
-
-def _retry_after_s(error: openai.APIStatusError) -> float:
-    try:
-        return max(0.0, float(error.response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return 1.0
