@@ -3,7 +3,7 @@ whenever it is not what it should be.
 
 A collection's name is its content, so runs share it. They do so without hurting each other: rows are only ever written, never
 dropped, since whoever completes a collection writes the very same ones. One that cannot be made right by that (foreign rows,
-another dimension) is left to itself and another name taken; what no run needs is collected later (`name`).
+another dimension) is left to itself and another name taken. What no run needs stays until somebody drops it.
 """
 
 from __future__ import annotations
