@@ -16,13 +16,13 @@ from typing import Any
 from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
-from semievol.common.chat_format import completion_ids, end_of_turn_id, render
+from semievol.common.chat_format import completion_ids, render
 from semievol.common.cpu_lane import lane_of, on_cpu_lane
 from semievol.common.models import resolve_model
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
-from semievol.generation.backends import batches, weights
-from semievol.generation.backends.replies import Reader, StreamReader
+from semievol.generation.backends import batches, canary, weights
+from semievol.generation.backends.replies import Reader, StreamReader, end_ids
 from semievol.generation.backends.sampling import OnToken, Picker, Watch
 from semievol.ports import (
     BASE_MODEL,
@@ -42,7 +42,6 @@ from semievol.ports import (
 # generating. In float32 this keeps the logits of 8192 batch tokens below 150 MB.
 _LOGITS_PER_TOKEN = 4096
 _UNKNOWN_LENGTH = 2048  # of models whose configuration names none
-_CANARY = ((Message("user", "Which of these is a colour: stone, blue, seven?"),), "Answer: blue")
 
 
 class TransformersEngine:
@@ -81,7 +80,7 @@ class TransformersEngine:
         )
         self._vocabulary = int(config.vocab_size)
         self._can_share = batches.can_share(config)
-        self._end_ids = _end_ids(model, self._tokenizer)
+        self._end_ids = end_ids(model.generation_config, self._tokenizer)
         self._reader = Reader(self._tokenizer, self._end_ids)
         self._batch_tokens = batch_tokens
         self._turn = threading.RLock()
@@ -252,14 +251,11 @@ class TransformersEngine:
 
     def _check_canary(self, adapter: Adapter) -> None:
         """R9: an adapter that leaves every log-probability as it was has not been applied."""
-        messages, reply = _CANARY
-        pair = (render(self._tokenizer, messages), completion_ids(self._tokenizer, reply))
+        pair = (render(self._tokenizer, canary.TURNS), completion_ids(self._tokenizer, canary.REPLY))
         if self._base_canary is None:
             self._base_canary = self._score(None, [pair])[0]
         if self._score(adapter, [pair])[0] == self._base_canary:
-            raise errors.InvalidInput(
-                f"{adapter.uri} changes nothing: with it the model answers exactly as without. Was it trained?", field="uri"
-            )
+            raise canary.unchanged(adapter)
 
     def _find(self, model: str) -> Adapter | None:
         core.find_model(self.models(), model)
@@ -284,13 +280,6 @@ class _StopWhenEither:
 
     def is_set(self) -> bool:
         return self.stopped.is_set() or self._cancel.is_set()
-
-
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a reply: the tokenizer's and whatever else the model's own generation configuration names."""
-    named = model.generation_config.eos_token_id
-    others = named if isinstance(named, list) else [] if named is None else [named]
-    return list(dict.fromkeys([end_of_turn_id(tokenizer), *others]))
 
 
 def _plain_decoding(end_ids: Sequence[int], max_tokens: int) -> Any:
