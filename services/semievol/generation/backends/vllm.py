@@ -49,7 +49,7 @@ _TOLERANCE = {"float32": 0.01, "bfloat16": 0.25}  # nats per token between trans
 
 
 class VllmEngine:
-    """One base model, its engine started when constructed. For calls from many threads.
+    """One base model, its engine started when constructed. For calls from many threads. `arguments`: vLLM's, for the base model.
 
     Raises as `resolve_model`; NotSupported (vLLM is missing), InvalidInput and Unavailable with vLLM's own reason.
     """
@@ -74,12 +74,14 @@ class VllmEngine:
         self._tokenizer, config, end = weights.load_tokenizer(local)
         self._reader = Reader(self._tokenizer, end)
         longest = int(getattr(config, "max_position_embeddings", 0) or 2048)
-        arguments = options.arguments(local.directory, device=device, precision=precision, model_tokens=longest, adapters=hot)
+        self.arguments = options.arguments(
+            local.directory, device=device, precision=precision, model_tokens=longest, adapters=hot
+        )
         self._base = ModelInfo(
             BASE_MODEL,
             reference,
             local.sha256,
-            max_model_tokens=int(arguments["max_model_len"]),
+            max_model_tokens=int(self.arguments["max_model_len"]),
             engine=f"vllm/{precision}/{'hot' if hot else 'merged'}/{device}",
         )
         self._adapters = Adapters(artifacts, cache.absolute() / "adapters", reference)
@@ -87,17 +89,17 @@ class VllmEngine:
         self._canary = Request([*prompt, *reply], scored=len(reply))
 
         def start(directory: Path) -> VllmProcess:
-            where = {**arguments, "model": str(directory)}
+            where = {**self.arguments, "model": str(directory)}
             return VllmProcess(where, end, cache.absolute() / "vllm" / "vllm.log", options.start_timeout_s)
 
-        self._weights: VllmWeights
+        self.weights: VllmWeights
         if hot:
-            self._weights = HotWeights(
+            self.weights = HotWeights(
                 start, local.directory, self._canary_logprobs, options.lora_rank(), options.lora_target_modules
             )
         else:
             merger = Merger(local, cache.absolute() / "merged", precision, merged_models)
-            self._weights = MergedWeights(
+            self.weights = MergedWeights(
                 start, local.directory, self._canary_logprobs, merger, options.engines, _TOLERANCE[precision]
             )
 
@@ -129,7 +131,7 @@ class VllmEngine:
         stream = StreamReader(self._reader, sampling.stop)
         ids: list[int] = []
         logprobs: list[float] = []
-        with self._weights.use(adapter, cancel) as (process, lora):
+        with self.weights.use(adapter, cancel) as (process, lora):
             try:
                 for step in process.stream(request, lora, cancel):
                     ids += step.ids
@@ -165,14 +167,14 @@ class VllmEngine:
     # ------------------------------------------------------------ AdapterHost
 
     def models(self) -> list[ModelInfo]:
-        base = replace(self._base, engine_starts=self._weights.starts, weight_swaps=self._weights.swaps)
+        base = replace(self._base, engine_starts=self.weights.starts, weight_swaps=self.weights.swaps)
         return [base, *(core.adapter_info(self._base, adapter) for adapter in self._adapters.all())]
 
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
         adapter = self._adapters.open(name, uri)
         if self._adapters.get(name) is None:
             try:
-                self._weights.add(adapter)
+                self.weights.add(adapter)
             except EngineDied as error:
                 raise _died() from error
             self._adapters.add(adapter)
@@ -180,23 +182,23 @@ class VllmEngine:
 
     def unload_adapter(self, name: str) -> None:
         self._adapters.remove(name)
-        self._weights.remove(name)
+        self.weights.remove(name)
 
     # ------------------------------------------------------------ health
 
     def check(self) -> None:
         """R12: raises Unavailable while an engine is dead; it is started again meanwhile."""
-        self._weights.check()
+        self.weights.check()
 
     def close(self) -> None:
-        self._weights.close()
+        self.weights.close()
 
     # ------------------------------------------------------------ parts
 
     def _retried(self, adapter: Adapter | None, cancel: Cancel, work: Callable[[VllmProcess, Any], T]) -> T:
         for attempt in range(_ATTEMPTS):
             try:
-                with self._weights.use(adapter, cancel) as (process, lora):
+                with self.weights.use(adapter, cancel) as (process, lora):
                     return work(process, lora)
             except EngineDied:
                 log.warning("A vLLM engine died under a call (attempt %d of %d).", attempt + 1, _ATTEMPTS)

@@ -121,13 +121,22 @@ class HotWeights:
 
 @dataclass(eq=False)
 class _Slot:
-    """An engine and what it holds: an adapter's name, or None for the base model. `active` calls; `changing`: nobody may use it."""
+    """An engine (None: not started yet) and what it holds: an adapter's name, or None for the base model. `active` calls; `changing`: nobody
+    may use it; `used`: when it was taken last."""
 
-    process: VllmProcess
+    process: VllmProcess | None
     holds: str | None
     active: int = 0
     changing: bool = False
     used: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.close()
 
 
 class MergedWeights:
@@ -145,12 +154,14 @@ class MergedWeights:
         self._waiting: list[object] = []
         self._clock = itertools.count()
         self.starts, self.swaps = 1, 0
-        self._slots = [_Slot(start(base), None)]
-        self._expected = tuple(canary(self._slots[0].process, None))
+        first = start(base)
+        self._slots = [_Slot(first, None)]
+        self._expected = tuple(canary(first, None))
 
     @contextmanager
     def use(self, adapter: Adapter | None, cancel: Cancel) -> Iterator[tuple[VllmProcess, Any]]:
         slot = self._take(adapter, cancel)
+        assert slot.process is not None
         try:
             yield slot.process, None
         finally:
@@ -168,15 +179,15 @@ class MergedWeights:
 
     def check(self) -> None:
         with self._changed:
-            dead = [slot for slot in self._slots if not slot.process.alive and not slot.changing and not slot.active]
+            dead = [slot for slot in self._slots if not slot.alive and not slot.changing and not slot.active]
         if dead:
             threading.Thread(target=self._revive, args=(dead,), name="vllm-restart", daemon=True).start()
-        if any(not slot.process.alive for slot in self._slots):
+        if any(not slot.alive for slot in self._slots):
             raise _restarting()
 
     def close(self) -> None:
         for slot in self._slots:
-            slot.process.close()
+            slot.close()
 
     # ------------------------------------------------------------ who gets which engine
 
@@ -198,7 +209,7 @@ class MergedWeights:
                 self._changed.notify_all()
             slot.active += 1
             slot.used = next(self._clock)
-            if slot.holds == wanted and slot.process.alive:
+            if slot.holds == wanted and slot.alive:
                 return slot
             slot.changing = True
         try:
@@ -216,17 +227,17 @@ class MergedWeights:
     def _holding(self, wanted: str | None, first: bool) -> _Slot | None:
         """An engine that has these weights. One that somebody waits for, to give it others, takes no more calls when it is the only one."""
         for slot in self._slots:
-            if slot.holds == wanted and slot.process.alive and not slot.changing and (first or len(self._slots) > 1):
+            if slot.holds == wanted and slot.alive and not slot.changing and (first or len(self._slots) > 1):
                 return slot
         return None
 
     def _free(self) -> _Slot | None:
         """An engine to change: a new one while there is room, else the one that was idle for longest."""
-        if len(self._slots) < self._engines and all(slot.process.alive for slot in self._slots):
-            self._slots.append(_Slot(_NotStarted(), ""))
+        if len(self._slots) < self._engines and all(slot.alive for slot in self._slots):
+            self._slots.append(_Slot(None, None))
             return self._slots[-1]
         idle = [slot for slot in self._slots if slot.active == 0 and not slot.changing]
-        return min(idle, key=lambda slot: (slot.process.alive, slot.used), default=None)
+        return min(idle, key=lambda slot: (slot.alive, slot.used), default=None)
 
     def _change(self, slot: _Slot, adapter: Adapter | None) -> None:
         directory, expected = self._base, self._expected
@@ -234,14 +245,14 @@ class MergedWeights:
             merged = self._merger.merged(adapter)
             directory, expected = merged.directory, merged.canary
         name = adapter.name if adapter else None
-        if slot.process.alive and self._swapped(slot.process, directory, expected):
+        if slot.process and slot.alive and self._swapped(slot.process, directory, expected):
             self.swaps += 1
         else:
-            slot.process.close()
-            slot.process = self._start(directory)
+            slot.close()
+            slot.process = process = self._start(directory)
             self.starts += 1
-            if (off := difference(self._canary(slot.process, None), expected)) > self._tolerance:
-                slot.process.close()
+            if (off := difference(self._canary(process, None), expected)) > self._tolerance:
+                process.close()
                 raise errors.InternalError(
                     f"{name or 'The base model'} answers {off:.3f} nats per token off what its weights give."
                 )
@@ -263,7 +274,7 @@ class MergedWeights:
     def _revive(self, slots: Sequence[_Slot]) -> None:
         for slot in slots:
             with self._changed:
-                if slot.process.alive or slot.changing or slot.active:
+                if slot.alive or slot.changing or slot.active:
                     continue
                 slot.changing = True
             try:
@@ -274,15 +285,6 @@ class MergedWeights:
                 with self._changed:
                     slot.changing = False
                     self._changed.notify_all()
-
-
-class _NotStarted:
-    """Stands for an engine until it is started."""
-
-    alive = False
-
-    def close(self) -> None:
-        pass
 
 
 def check_adapter(adapter: Adapter, max_rank: int, targets: Sequence[str]) -> None:
