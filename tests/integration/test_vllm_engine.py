@@ -46,7 +46,11 @@ class Live:
     adapters: list[str]
 
     def core_processes(self) -> list[psutil.Process]:
-        return [one for one in psutil.Process().children(recursive=True) if "VLLM" in " ".join(one.cmdline()) or "spawn" in " ".join(one.cmdline())]
+        return [
+            one
+            for one in psutil.Process().children(recursive=True)
+            if "VLLM" in " ".join(one.cmdline()) or "spawn" in " ".join(one.cmdline())
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,9 @@ def live(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.T
 def health(address: str) -> str:
     with grpc.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status))
+        return str(
+            health_pb2.HealthCheckResponse.ServingStatus.Name(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status)
+        )
 
 
 def wait_for(state: str, address: str, seconds: float) -> float:
@@ -169,7 +175,9 @@ def test_an_engine_that_dies_is_noticed_in_seconds_and_its_rows_are_answered_all
     prompts = asked(48)
     expected = live.client.generate(BASE_MODEL, prompts, SAMPLED)
     starts = live.client.models()[0].engine_starts
-    children = [one for one in psutil.Process().children() if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())]
+    children = [
+        one for one in psutil.Process().children() if one.is_running() and "resource_tracker" not in " ".join(one.cmdline())
+    ]
     result: list[Any] = []
     work = threading.Thread(target=lambda: result.append(live.client.generate(BASE_MODEL, prompts, SAMPLED)))
     work.start()
