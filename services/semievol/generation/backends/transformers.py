@@ -16,14 +16,14 @@ from typing import Any
 from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
-from semievol.common.chat_format import completion_ids, end_of_turn_id, render
+from semievol.common.chat_format import completion_ids, end_of_turn_id, raw_ids, render
 from semievol.common.cpu_lane import lane_of, on_cpu_lane
 from semievol.common.models import resolve_model
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
 from semievol.generation.backends import batches, weights
 from semievol.generation.backends.replies import Reader, StreamReader
-from semievol.generation.backends.sampling import OnToken, Picker, Watch
+from semievol.generation.backends.sampling import Likely, OnToken, Picker, Watch
 from semievol.ports import (
     BASE_MODEL,
     NEVER,
@@ -94,7 +94,7 @@ class TransformersEngine:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
         adapter = self._find(model)
-        rows = [self._render(prompt.messages, 1, prompt.id, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        rows = [self._read(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         costs = [sampling.n * (len(row) + self._vocabulary // _LOGITS_PER_TOKEN) for row in rows]
         found: dict[int, Generation] = {}
         for batch in core.length_batches(costs, self._batch_tokens):
@@ -109,15 +109,15 @@ class TransformersEngine:
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         adapter = self._find(model)
-        row = self._render(prompt.messages, 1, prompt.id, "prompt")
+        row = self._read(prompt, "prompt")
         seed = prompt.seeds[0] if prompt.seeds else None
-        events: queue.SimpleQueue[tuple[int, float] | Completion | Exception] = queue.SimpleQueue()
+        events: queue.SimpleQueue[tuple[int, float, Likely] | Completion | Exception] = queue.SimpleQueue()
         stop = _StopWhenEither(cancel)
 
         def write() -> None:
             try:
                 reply = self._complete(
-                    adapter, [row], [seed], sampling, stop, lambda token, logprob: events.put((token, logprob))
+                    adapter, [row], [seed], sampling, stop, lambda token, logprob, top: events.put((token, logprob, top))
                 )
                 events.put(reply[0])
             except Exception as error:  # raised where the stream is read
@@ -155,8 +155,8 @@ class TransformersEngine:
             self._on_lane(lambda: self._decode(adapter, rows, sampling.n, max(limits), picker, watch))
         core.check_cancel(cancel)
         return [
-            self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop)
-            for tokens, logprobs, limit in zip(picker.tokens, picker.logprobs, limits, strict=True)
+            self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop, tops[:limit])
+            for tokens, logprobs, tops, limit in zip(picker.tokens, picker.logprobs, picker.tops, limits, strict=True)
         ]
 
     def _decode(
@@ -264,6 +264,18 @@ class TransformersEngine:
     def _find(self, model: str) -> Adapter | None:
         core.find_model(self.models(), model)
         return self._adapters.get(model)
+
+    def _read(self, prompt: Prompt, field: str) -> list[int]:
+        """The prompt's tokens, which leave room for a reply."""
+        if prompt.text is None:
+            return self._render(prompt.messages, 1, prompt.id, field)
+        try:
+            row = raw_ids(self._tokenizer, prompt.text)
+        except errors.InvalidInput as error:
+            error.field = f"{field}.text"
+            raise
+        core.check_length(len(row), 1, self._base.max_model_tokens, prompt.id, field)
+        return row
 
     def _render(self, messages: Sequence[Message], reply_tokens: int, prompt_id: str, field: str) -> list[int]:
         try:
