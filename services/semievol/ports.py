@@ -140,6 +140,9 @@ class VectorIndex(Protocol):
 # ---------------------------------------------------------------- generation
 
 
+NO_LIMIT = 2**31 - 1  # `Sampling.max_tokens` of a reply that ends by itself, or with the room that the model has
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to decode. temperature 0 is greedy; 1 samples from the model's own distribution. `stop` strings are not part of the text.

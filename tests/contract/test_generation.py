@@ -27,7 +27,7 @@ from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
-from semievol.ports import BASE_MODEL, FinishReason, Prompt, Sampling, ScoreRequest
+from semievol.ports import BASE_MODEL, NO_LIMIT, FinishReason, Prompt, Sampling, ScoreRequest
 
 from tests.generators import publish, publish_directory, write_tiny_adapter, write_tiny_model
 from tests.running import running
@@ -163,6 +163,14 @@ def test_a_reply_is_cut_at_max_tokens_and_says_so(world: World) -> None:
     (generation,) = world.engine.generate(BASE_MODEL, [ask("Tell me a number.")], Sampling(max_tokens=1))
     assert generation.completions[0].finish_reason is FinishReason.LENGTH
     assert len(generation.completions[0].tokens) == 1
+
+
+def test_a_reply_without_a_limit_ends_by_itself_or_with_the_models_room(world: World) -> None:
+    (generation,) = world.engine.generate(BASE_MODEL, [ask("Tell me a number.")], Sampling(max_tokens=NO_LIMIT))
+    (completion,) = generation.completions
+    assert generation.prompt_tokens + len(completion.tokens) <= 512
+    if completion.finish_reason is FinishReason.LENGTH:
+        assert generation.prompt_tokens + len(completion.tokens) == 512
 
 
 def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(world: World) -> None:

@@ -34,6 +34,7 @@ from semievol.generation.backends.listed_tokens import Token, covering, listed
 from semievol.ports import (
     BASE_MODEL,
     NEVER,
+    NO_LIMIT,
     Cancel,
     ChatDelta,
     Completion,
@@ -337,7 +338,7 @@ class OpenAIEngine:
 
     def _limits(self, sampling: Sampling) -> bool:
         """Whether the limit says anything: vLLM refuses one that the prompt leaves no room for, and takes none for the room that there is."""
-        return not 0 < self._base.max_model_tokens <= sampling.max_tokens
+        return sampling.max_tokens < (self._base.max_model_tokens or NO_LIMIT)
 
     def _no_logprobs(self) -> errors.NotSupported:
         return errors.NotSupported(

@@ -63,7 +63,7 @@ class Sampling(_message.Message):
     top_p: _builtins.float
     """Nucleus: the smallest set of tokens with this probability, in (0, 1]; 0 means 1 (all tokens)."""
     max_tokens: _builtins.int
-    """Most tokens per reply, 1 to the model's length; 0 means 64."""
+    """Most tokens per reply, 1 or more; replies end where the model's length is used up, too. 0 means 64."""
     top_logprobs: _builtins.int
     """How many of the likeliest tokens to tell at each place of a reply, 0 to 20; 0: none."""
     @_builtins.property
