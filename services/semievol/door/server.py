@@ -39,6 +39,13 @@ class Door:
 
     async def start(self) -> None:
         """Raises NotSupported (a library is missing), Unavailable (the port is in use), and as `DoorSettings.keys`."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         app_module, uvicorn = _libraries()
         self._parts = _parts(self._settings)
         self.app = app_module.make_app(self._parts)
