@@ -22,10 +22,11 @@ OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-# By default gRPC looks for a server that went away less and less often, up to every two minutes.
+# By default gRPC looks for a server that went away less and less often, up to every two minutes. (The least backoff is also the longest wait for
+# a connection: a busy machine needs more than the milliseconds that one takes as a rule.)
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _ATTEMPTS = 4

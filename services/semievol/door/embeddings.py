@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from semievol.common import errors
+from semievol.door.errors import Names
 from semievol.door.parts import Parts
 from semievol.door.requests import Body, check_list, read
 from semievol.door.streams import unless_gone
@@ -33,6 +34,7 @@ async def create(request: Request, parts: Parts) -> Response:
         raise errors.NotSupported("This server has no embedding service.")
     texts = [body.input] if isinstance(body.input, str) else body.input
     check_list(texts, "input")
+    request.state.names = Names("input")
     info = await parts.embedding.info()
     _check(body, info)
     matrix = await unless_gone(request, parts.embedding.embed(texts))

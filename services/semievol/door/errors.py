@@ -69,13 +69,18 @@ class Names:
 
 
 def answer(error: errors.SemiEvolError, names: Names | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """(status, body, headers)."""
+    """(status, body, headers). `names`: of the request that the services answer; without them the door itself has named the field."""
     known = _BY_CLASS[next(cls for cls in type(error).__mro__ if cls in _BY_CLASS)]
     code = error.details.get("code") or _BY_REASON.get(error.details.get("reason", "")) or known.code
     if isinstance(error, errors.NotFound) and error.field == "model":
         code = "model_not_found"
     status = _BY_CODE.get(code or "", known.status)
-    body = {"message": error.message, "type": known.type, "param": _param(error.field, names or Names()), "code": code}
+    body = {
+        "message": error.message,
+        "type": known.type,
+        "param": _param(error.field, names) if names else error.field,
+        "code": code,
+    }
     return status, {"error": body}, _headers(error, status)
 
 

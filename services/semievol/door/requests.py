@@ -180,7 +180,9 @@ async def _bytes(request: Request, most: int) -> bytes:
 
 def _wrong(error: ValidationError) -> errors.InvalidInput:
     """The first thing that is wrong, in a sentence."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # of a field that may be one of several things, what came nearest
+    first = max((one for one in found if one["loc"][:1] == found[0]["loc"][:1]), key=lambda one: len(one["loc"]))
     if first["type"] == "json_invalid":
         return errors.InvalidInput(f"The body is not valid JSON: {first['msg']}.", details={"code": "invalid_json"})
     place = _place(first["loc"])
