@@ -115,7 +115,7 @@ def first_token(process: VllmProcess, client: GenerationClient, prompts: list[Pr
     times: dict[str, list[float]] = {"service": [], "engine": []}
     ways: dict[str, Callable[[int], Any]] = {
         "service": lambda i: client.chat(BASE_MODEL, prompts[i], sampling),
-        "engine": lambda i: process.stream(Request(rows[i], sampling), None, NEVER),
+        "engine": lambda i: process.stream(Request(rows[i], sampling, max_tokens=sampling.max_tokens), None, NEVER),
     }
     for number in range(rounds + 1):
         for name in list(ways)[:: -1 if number % 2 else 1]:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import filelock
 
@@ -30,9 +30,13 @@ from semievol.common.endpoints import is_url
 from semievol.common.grpc_server import Server, Service
 from semievol.ports import Embedder, Launcher
 
+if TYPE_CHECKING:
+    from semievol.door.server import Door
+
 T = TypeVar("T")
 
 SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller")
+_DOOR_PORT = 7  # places after the first port
 _START_S = 600.0  # a base model may have to be prepared or downloaded first
 _STOP_S = 60.0
 
@@ -40,10 +44,11 @@ _STOP_S = 60.0
 @dataclass(frozen=True)
 class EmbeddedSettings:
     """`engine`: transformers, vllm, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
-    (child processes). `port`: the first of six; 0 means any free ones.
+    (child processes). `port`: the first of eight; 0 means any free ones.
 
     `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
-    `lasting`: other commands may give these services work; without it they end with the command that started them."""
+    `lasting`: other commands may give these services work, and clients of the OpenAI API too; without it they end with the command that
+    started them."""
 
     home: Path
     model: str = "bundled:smollm2-135m"
@@ -58,7 +63,8 @@ class EmbeddedSettings:
 
 
 class Embedded:
-    """Starts the services when entered and stops them when left. `addresses`: service -> host:port.
+    """Starts the services when entered and stops them when left. `addresses`: service -> host:port. `openai_url`: base URL of the OpenAI-compatible
+    API; empty where it is not served, and then `openai_missing` says why, if somebody could expect it.
 
     `only`: one service alone, of those that need no other: the controller, to read state, or generation, to ask a model. It takes no
     lock, and nobody else finds it. `exclusive`: it does take the lock, since it will change what a run at work relies on.
@@ -78,6 +84,9 @@ class Embedded:
         self._servers: list[Server] = []
         self._jobs: Launcher | None = None
         self._addresses: dict[str, str] = {}
+        self._door: Door | None = None
+        self.openai_url = ""
+        self.openai_missing = ""
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -92,6 +101,8 @@ class Embedded:
                 self._start(self._only, self._controller() if self._only == "controller" else self._generation())
             else:
                 self._start_all()
+                if self._settings.lasting:
+                    self._open_door()
                 self._publish_addresses()
         except BaseException:
             self._stop()
@@ -199,10 +210,28 @@ class Embedded:
         self._servers.append(server)
         self._addresses[name] = server.address
 
+    def _open_door(self) -> None:
+        """Without its libraries everything else works all the same. Keys and limits: as `DoorSettings` finds them in the environment."""
+        from semievol.door.server import Door
+        from semievol.door.settings import DoorSettings
+
+        port = self._settings.port + _DOOR_PORT if self._settings.port else 0
+        generation = self._addresses.get("router", self._addresses["generation"])
+        door = Door(DoorSettings(address=f"127.0.0.1:{port}", generation=generation, embedding=self._addresses["embedding"]))
+        try:
+            self._run(door.start(), _START_S)
+        except errors.NotSupported as error:
+            self.openai_missing = error.message
+            return
+        self._door, self.openai_url = door, door.url
+
     def _stop(self) -> None:
         with contextlib.suppress(OSError):
             if self._lock.is_locked and not self._only:
                 (self._home / _ADDRESSES).unlink(missing_ok=True)
+        if self._door is not None:
+            with contextlib.suppress(Exception):
+                self._run(self._door.stop(), _STOP_S)
         for server in reversed(self._servers):  # the controller first: it uses the others
             with contextlib.suppress(Exception):
                 self._run(server.stop(), _STOP_S)
@@ -225,6 +254,7 @@ class Embedded:
         body = {
             "pid": os.getpid(),
             "addresses": self._addresses,
+            "openai_url": self.openai_url,
             "model": self._settings.model,
             "embedding": self._settings.embedding,
             "engine": self._settings.engine,

@@ -140,24 +140,33 @@ class VectorIndex(Protocol):
 # ---------------------------------------------------------------- generation
 
 
+NO_LIMIT = 2**31 - 1  # `Sampling.max_tokens` of a reply that ends by itself, or with the room that the model has
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to decode. temperature 0 is greedy; 1 samples from the model's own distribution. `stop` strings are not part of the text."""
+    """How to decode. temperature 0 is greedy; 1 samples from the model's own distribution. `stop` strings are not part of the text.
+
+    `top_logprobs`: how many of the likeliest tokens are told at each place of a reply, 0 to 20."""
 
     n: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One chat prompt. `seeds`: one per sample (len == Sampling.n), or empty for greedy or unseeded sampling; 0 <= seed < 2**63."""
+    """One prompt: a conversation in `messages`, or raw `text`, which no chat template touches and which may hold control tokens.
+
+    `seeds`: one per sample (len == Sampling.n), or empty for greedy or unseeded sampling; 0 <= seed < 2**63."""
 
     id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     seeds: tuple[int, ...] = ()
+    text: str | None = None
 
 
 class FinishReason(StrEnum):
@@ -166,18 +175,33 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was possible at some place, with its log-probability (nats, raw)."""
+
+    text: str
+    logprob: float
+
+
+TopLogprobs = tuple[tuple[TokenLogprob, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """`token_logprobs` [L]: log P of each token (nats, raw: before temperature and top_p), end-of-turn token excluded."""
+    """`token_logprobs` [L]: log P of each token (nats, raw: before temperature and top_p), end-of-turn token excluded.
+
+    `top_logprobs` [L]: the `Sampling.top_logprobs` likeliest tokens at each place, likeliest first, the end-of-turn token and the chosen one
+    only where they are among them; empty where none were asked for."""
 
     text: str
     tokens: tuple[str, ...]
     token_logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    top_logprobs: TopLogprobs = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The `Sampling.n` completions of one prompt. `prompt_tokens` counts the rendered chat template."""
+    """The `Sampling.n` completions of one prompt. `prompt_tokens` counts the rendered chat template, or the raw text's tokens."""
 
     id: str
     completions: tuple[Completion, ...]
@@ -186,13 +210,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """A piece of a streamed reply. The last one has a finish reason (and may have empty text)."""
+    """A piece of a streamed reply. The last one has a finish reason (and may have empty text). `top_logprobs`: as `Completion`'s, of its tokens."""
 
     text: str
     tokens: tuple[str, ...] = ()
     token_logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
+    top_logprobs: TopLogprobs = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
-from semievol.ports import BASE_MODEL, FinishReason, Prompt, Sampling, ScoreRequest
+from semievol.ports import BASE_MODEL, NO_LIMIT, FinishReason, Prompt, Sampling, ScoreRequest
 
 from tests.generators import publish, publish_directory, write_tiny_adapter, write_tiny_model
 from tests.running import running
@@ -196,6 +196,14 @@ def test_a_reply_is_cut_at_max_tokens_and_says_so(world: World) -> None:
     assert len(generation.completions[0].tokens) == 1
 
 
+def test_a_reply_without_a_limit_ends_by_itself_or_with_the_models_room(world: World) -> None:
+    (generation,) = world.engine.generate(BASE_MODEL, [ask("Tell me a number.")], Sampling(max_tokens=NO_LIMIT))
+    (completion,) = generation.completions
+    assert generation.prompt_tokens + len(completion.tokens) <= 512
+    if completion.finish_reason is FinishReason.LENGTH:
+        assert generation.prompt_tokens + len(completion.tokens) == 512
+
+
 def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(world: World) -> None:
     (whole,) = world.engine.generate(BASE_MODEL, [ask("Tell me a number.")], GREEDY)
     text = whole.completions[0].text
@@ -205,6 +213,59 @@ def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(world: World) -> None:
     assert completion.text == text[: text.index(stop)]
     assert completion.finish_reason is FinishReason.STOP
     assert len(completion.tokens) == len(completion.token_logprobs) <= len(whole.completions[0].tokens)
+
+
+@pytest.mark.parametrize("asked", [1, 5, 20])
+def test_the_likeliest_tokens_are_told_at_each_place(world: World, asked: int) -> None:
+    """Likeliest first, and together at most certain. A greedy reply takes the first of them: equal up to 1e-4 nats, rounded twice."""
+    sampling = replace(GREEDY, top_logprobs=asked)
+    (generation,) = world.engine.generate(BASE_MODEL, PROMPTS[:1], sampling)
+    (completion,) = generation.completions
+    assert len(completion.top_logprobs) == len(completion.tokens) > 0
+    for token, logprob, top in zip(completion.tokens, completion.token_logprobs, completion.top_logprobs, strict=True):
+        assert len(top) == asked
+        assert top[0].text == token
+        assert top[0].logprob == pytest.approx(logprob, abs=1e-4)
+        assert [one.logprob for one in top] == sorted((one.logprob for one in top), reverse=True)
+        assert sum(np.exp(one.logprob) for one in top) <= 1 + 1e-4
+    deltas = list(world.engine.chat(BASE_MODEL, PROMPTS[0], sampling))
+    streamed = [top for delta in deltas for top in delta.top_logprobs]
+    assert [[one.text for one in top] for top in streamed] == [[one.text for one in top] for top in completion.top_logprobs]
+
+
+def test_the_likeliest_tokens_are_those_before_temperature(world: World) -> None:
+    """The first token's alternatives are the prompt's, whatever was drawn and however the distribution was bent for it."""
+    sampling = Sampling(temperature=2.0, top_p=0.5, max_tokens=1, top_logprobs=3)
+    drawn = world.engine.generate(BASE_MODEL, [ask("Tell me a number.", seed) for seed in range(3)], sampling)
+    (greedy,) = world.engine.generate(BASE_MODEL, [ask("Tell me a number.")], Sampling(max_tokens=1, top_logprobs=3))
+    for one in drawn:
+        ours, raw = one.completions[0].top_logprobs[0], greedy.completions[0].top_logprobs[0]
+        np.testing.assert_allclose([o.logprob for o in ours], [o.logprob for o in raw], atol=1e-4)
+
+
+def test_nobody_who_does_not_ask_is_told_other_tokens(world: World) -> None:
+    (generation,) = world.engine.generate(BASE_MODEL, PROMPTS[:1], GREEDY)
+    assert generation.completions[0].top_logprobs == ()
+    assert all(delta.top_logprobs == () for delta in world.engine.chat(BASE_MODEL, PROMPTS[0], GREEDY))
+
+
+@engines_only
+def test_raw_text_is_continued_without_a_chat_template(world: World) -> None:
+    text = "one two three four"
+    (raw,) = world.engine.generate(BASE_MODEL, [Prompt("raw", text=text)], GREEDY)
+    (chat,) = world.engine.generate(BASE_MODEL, [ask(text)], GREEDY)
+    assert 4 <= raw.prompt_tokens <= chat.prompt_tokens
+    assert len(raw.completions[0].tokens) == len(raw.completions[0].token_logprobs) > 0
+    deltas = list(world.engine.chat(BASE_MODEL, Prompt("raw", text=text), GREEDY))
+    assert "".join(delta.text for delta in deltas) == raw.completions[0].text
+    assert deltas[-1].prompt_tokens == raw.prompt_tokens
+
+
+@engines_only
+def test_raw_text_longer_than_the_model_is_told_as_such(world: World) -> None:
+    with pytest.raises(errors.InvalidInput, match="raw") as caught:
+        world.engine.generate(BASE_MODEL, [Prompt("raw", text="long " * 600)], GREEDY)
+    assert caught.value.details == {"reason": "context_length"}
 
 
 @engines_only
@@ -225,6 +286,10 @@ def test_greedy_logprobs_are_those_of_scoring_the_same_reply(world: World) -> No
     ("prompt", "sampling", "field"),
     [
         (Prompt("p", ()), GREEDY, "prompts[1].messages"),
+        (Prompt("p", (Message("user", "a"),), text="b"), GREEDY, "prompts[1].text"),
+        (Prompt("p", text="\ud800"), GREEDY, "prompts[1].text"),
+        (ask("a"), Sampling(top_logprobs=21), "sampling.top_logprobs"),
+        (ask("a"), Sampling(top_logprobs=-1), "sampling.top_logprobs"),
         (Prompt("p", (Message("robot", "hi"),)), GREEDY, "prompts[1].messages[0].role"),
         (Prompt("p", (Message("user", ""),)), GREEDY, "prompts[1].messages[0].content"),
         (Prompt("p", (Message("user", "\ud800"),)), GREEDY, "prompts[1].messages[0].content"),
@@ -250,8 +315,9 @@ def test_a_bad_request_names_its_field(world: World, prompt: Prompt, sampling: S
 
 
 def test_a_prompt_longer_than_the_model_is_named_by_id(world: World) -> None:
-    with pytest.raises(errors.InvalidInput, match="id of long long"):
+    with pytest.raises(errors.InvalidInput, match="id of long long") as caught:
         world.engine.generate(BASE_MODEL, [ask("fine"), ask("long " * 600)], GREEDY)
+    assert caught.value.details == {"reason": "context_length"}
 
 
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_listed(world: World) -> None:
@@ -446,6 +512,12 @@ def test_an_endpoint_says_what_it_cannot_do_and_what_to_do_instead(world: World)
         world.engine.score(BASE_MODEL, [ScoreRequest("a", PROMPTS[0].messages, "b")])
     with pytest.raises(errors.NotSupported, match="no adapters of ours"):
         world.engine.load_adapter("new", world.adapters[0])
+    for call in (
+        lambda: world.engine.generate(BASE_MODEL, [Prompt("raw", text="Once")], GREEDY),
+        lambda: list(world.engine.chat(BASE_MODEL, Prompt("raw", text="Once"), GREEDY)),
+    ):
+        with pytest.raises(errors.NotSupported, match="no raw text"):
+            call()
     world.engine.unload_adapter("never-seen")
     with pytest.raises(errors.InvalidInput):
         world.engine.unload_adapter(BASE_MODEL)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 from click.testing import CliRunner, Result
+from semievol.algorithm.types import Message
 from semievol.cli.main import cli
-from semievol.embedded import Embedded, EmbeddedSettings
+from semievol.client.generation import GenerationClient
+from semievol.embedded import Embedded, EmbeddedSettings, read_addresses
+from semievol.ports import Prompt, Sampling
 
 from tests.fake_suite import write_colours
 
@@ -37,6 +42,42 @@ def test_every_real_service_does_one_row_and_trains_one_update(home: Path) -> No
     assert "transformers/" in checks["generation"]["message"]
     assert "one update" in checks["training"]["message"]
     assert result.exit_code == 0 or checks["versions"]["status"] == "failed"
+
+
+def test_the_official_client_talks_to_the_suites_door(home: Path) -> None:
+    """Greedy answers and their log-probabilities are those over gRPC; vectors those of the embedding service."""
+    record = read_addresses(home)
+    assert record is not None
+    client = openai.OpenAI(base_url=record["openai_url"], api_key="none is asked for", max_retries=0)
+    asked: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "the road is broken"}], "max_tokens": 8}
+    reply = client.chat.completions.create(**asked, temperature=0, logprobs=True, top_logprobs=5)
+    direct = GenerationClient(record["addresses"]["generation"])
+    prompt = Prompt("direct", (Message("user", "the road is broken"),))
+    (generation,) = direct.generate("base", [prompt], Sampling(max_tokens=8, top_logprobs=5))
+    direct.close()
+    (completion,) = generation.completions
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert reply.choices[0].message.content == completion.text
+    assert [one.logprob for one in logprobs.content or []] == pytest.approx(completion.token_logprobs, abs=1e-5)
+    assert [[top.token for top in one.top_logprobs] for one in logprobs.content or []] == [
+        [top.text for top in one] for one in completion.top_logprobs
+    ]
+    seeded = [
+        [choice.message.content for choice in client.chat.completions.create(**asked, seed=7, n=4).choices] for _ in range(2)
+    ]
+    assert seeded[0] == seeded[1]
+    assert len(set(seeded[0])) > 1
+    drawn = {client.chat.completions.create(**asked).choices[0].message.content for _ in range(6)}
+    assert len(drawn) > 1
+    streamed = client.chat.completions.create(**asked, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == completion.text
+    raw = client.completions.create(model="base", prompt="the road", max_tokens=4, temperature=0)
+    assert raw.usage is not None
+    assert raw.usage.prompt_tokens == 2
+    (vector,) = client.embeddings.create(model="embedding", input="the road is broken").data
+    assert len(vector.embedding) == 384
+    client.close()
 
 
 def test_a_plan_measures_real_tokens_and_shows_the_nearest_labeled_rows(home: Path, word_model: Path, tmp_path: Path) -> None:

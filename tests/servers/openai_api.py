@@ -66,8 +66,8 @@ class OpenAIDouble(HttpDouble):
                 return _error(400, f"Unsupported parameter: '{name}' is not supported.{hint}", "unsupported_parameter", name)
         n, temperature = body.get("n", 1), body.get("temperature", 1.0)
         stop = body.get("stop") or []
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 16
-        sampling = Sampling(n, temperature, body.get("top_p", 1.0), limit, tuple(stop))
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or self.max_model_len or 16
+        sampling = Sampling(n, temperature, body.get("top_p", 1.0), limit, tuple(stop), body.get("top_logprobs", 0))
         seeds = (body["seed"],) if "seed" in body and temperature > 0 else ()
         messages = tuple(Message(one["role"], one["content"]) for one in body["messages"])
         prompt = Prompt("request", messages, seeds)
@@ -94,14 +94,18 @@ class OpenAIDouble(HttpDouble):
 
     def _choice(self, index: int, one: Completion) -> dict[str, Any]:
         message = {"role": "assistant", "content": one.text, "refusal": None}
-        listed = self._listed(one.tokens, one.token_logprobs, end=one.finish_reason == "stop")
+        listed = self._listed(one, end=one.finish_reason == "stop")
         return {"index": index, "message": message, "finish_reason": str(one.finish_reason), "logprobs": listed}
 
-    def _listed(self, tokens: tuple[str, ...], logprobs: tuple[float, ...], *, end: bool) -> dict[str, Any] | None:
+    def _listed(self, one: Completion | ChatDelta, *, end: bool) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        pairs = [*zip(tokens, logprobs, strict=True), *([(self.end_token, -0.5)] if end and self.end_token else [])]
-        content = [{"token": text, "logprob": value, "bytes": _bytes(text), "top_logprobs": []} for text, value in pairs]
+        tops = one.top_logprobs or ((),) * len(one.tokens)
+        content = [
+            _token(text, value, top_logprobs=[_token(other.text, other.logprob) for other in top])
+            for text, value, top in zip(one.tokens, one.token_logprobs, tops, strict=True)
+        ]
+        content += [_token(self.end_token, -0.5, top_logprobs=[])] if end and self.end_token else []
         return {"content": content, "refusal": None}
 
     def _stream(self, prompt: Prompt, sampling: Sampling, body: dict[str, Any]) -> Iterator[str]:
@@ -114,13 +118,17 @@ class OpenAIDouble(HttpDouble):
         last = ChatDelta("")
         for last in self.engine.chat(BASE_MODEL, prompt, sampling):
             reason = str(last.finish_reason) if last.finish_reason else None
-            listed = self._listed(last.tokens, last.token_logprobs, end=reason == "stop")
+            listed = self._listed(last, end=reason == "stop")
             yield chunk([{"index": 0, "delta": {"content": last.text}, "finish_reason": reason, "logprobs": listed}])
         if body.get("stream_options", {}).get("include_usage"):
             yield chunk(
                 [], usage={"prompt_tokens": last.prompt_tokens, "completion_tokens": 0, "total_tokens": last.prompt_tokens}
             )
         yield "[DONE]"
+
+
+def _token(text: str, logprob: float, **more: Any) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": _bytes(text), **more}
 
 
 def _bytes(token: str) -> list[int] | None:

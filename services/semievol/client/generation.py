@@ -26,7 +26,9 @@ from semievol.ports import (
 )
 
 _INDEX = re.compile(r"^(prompts|items)\[(\d+)\]")
-_PAGE_REPLY_TOKENS = 1_000_000  # most tokens in a page of replies: with text and log-probability below 20 bytes each
+_PAGE_REPLY_TOKENS = (
+    1_000_000  # most tokens in a page of replies, possible ones included: with text and log-probability below 20 bytes each
+)
 M = TypeVar("M", pb.Prompt, pb.ScoreItem)
 
 
@@ -51,7 +53,7 @@ class GenerationClient:
             response: pb.GenerateResponse = self._caller.unary(self._stub.Generate, request, cancel=cancel)
             return [wire.generation(one) for one in response.generations]
 
-        page_rows = max(1, _PAGE_REPLY_TOKENS // (sampling.n * sampling.max_tokens))
+        page_rows = max(1, _PAGE_REPLY_TOKENS // (sampling.n * sampling.max_tokens * (1 + sampling.top_logprobs)))
         return _paged([wire.prompt_message(one) for one in prompts], send, page_rows)
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:

@@ -35,6 +35,16 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def raw_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a raw prompt as the tokenizer reads it: with whatever it puts first, control tokens in it as such.
+
+    Raises InvalidInput for a text of which the tokenizer sees nothing."""
+    ids = list(tokenizer(text)["input_ids"])
+    if not ids:
+        raise errors.InvalidInput("The raw text holds no token.", field="text")
+    return ids
+
+
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of a response as they follow a rendered prompt, without the end-of-turn token; empty for an empty text."""
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

@@ -1,10 +1,10 @@
-"""What every client of the suite has: channels, deadlines, bounded retries of idempotent calls, typed errors."""
+"""What every client of the suite has: channels, deadlines, typed errors, and, where it blocks, bounded retries of idempotent calls."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -14,13 +14,20 @@ from semievol.common.grpc_errors import from_rpc_error
 from semievol.common.limits import MAX_MESSAGE_BYTES
 from semievol.ports import NEVER, Cancel
 
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+]
+# By default gRPC looks for a server that went away less and less often, up to every two minutes. (The least backoff is also the longest wait for
+# a connection: a busy machine needs more than the milliseconds that one takes as a rule.)
+_RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _ATTEMPTS = 4
 _BACKOFF_S = 0.2  # first wait; doubles, with full jitter
@@ -31,7 +38,7 @@ class Caller:
     """Calls one service at one address."""
 
     def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
-        self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self.channel = grpc.insecure_channel(address, options=OPTIONS)
         self._where = f"The {service} service at {address}"
         self._deadline_s = deadline_s
 
@@ -91,3 +98,34 @@ class Caller:
 
     def close(self) -> None:
         self.channel.close()
+
+
+class AsyncCaller:
+    """`Caller` on an event loop, to which everything of it belongs. Nothing is retried: that is for whoever is being served.
+
+    A task that is cancelled cancels its call."""
+
+    def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=[*OPTIONS, *_RECONNECT])
+        self._where = f"The {service} service at {address}"
+        self._deadline_s = deadline_s
+
+    async def unary(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> Any:
+        try:
+            return await method(request, timeout=deadline_s or self._deadline_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._where) from error
+
+    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any]:
+        """A server-streaming call. Closing the iterator cancels it."""
+        call = method(request, timeout=self._deadline_s)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._where) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self.channel.close()

@@ -14,6 +14,8 @@ from semievol.ports import AdapterHost, Cancel, Generator, ModelInfo, Prompt, Sa
 _ROLES = ("system", "user", "assistant")
 _MAX_SAMPLES = 64
 _MAX_STOPS = 16
+_MAX_TOP_LOGPROBS = 20
+CONTEXT_LENGTH = "context_length"  # value of the detail `reason` of an error about a prompt that the model has no room for
 _SEED_LIMIT = 2**63
 
 
@@ -37,7 +39,10 @@ def check_chat(prompt: Prompt, sampling: Sampling) -> None:
 
 
 def check_prompt(prompt: Prompt, sampling: Sampling, field: str) -> None:
-    _check_messages(prompt.messages, field, prompt.id)
+    if prompt.text is None:
+        _check_messages(prompt.messages, field, prompt.id)
+    else:
+        _check_raw(prompt, field)
     if prompt.seeds and len(prompt.seeds) != sampling.n:
         raise errors.InvalidInput(
             f"Prompt {prompt.id!r} has {len(prompt.seeds)} seeds for {sampling.n} samples; give one each, or none.",
@@ -70,13 +75,19 @@ def check_sampling(sampling: Sampling) -> None:
         raise errors.InvalidInput(f"max_tokens is {sampling.max_tokens}; it must be at least 1.", field="sampling.max_tokens")
     if len(sampling.stop) > _MAX_STOPS or not all(sampling.stop):
         raise errors.InvalidInput(f"stop holds at most {_MAX_STOPS} strings, none of them empty.", field="sampling.stop")
+    if not 0 <= sampling.top_logprobs <= _MAX_TOP_LOGPROBS:
+        raise errors.InvalidInput(
+            f"top_logprobs is {sampling.top_logprobs}; it must be 0 to {_MAX_TOP_LOGPROBS}.", field="sampling.top_logprobs"
+        )
 
 
 def check_length(prompt_tokens: int, reply_tokens: int, max_model_tokens: int, prompt_id: str, field: str) -> None:
     """A prompt must leave room for `reply_tokens` more. Raises InvalidInput naming the prompt's id."""
     if prompt_tokens + reply_tokens > max_model_tokens:
         raise errors.InvalidInput(
-            f"Prompt {prompt_id!r} has {prompt_tokens} tokens; the model takes {max_model_tokens}, reply included.", field=field
+            f"Prompt {prompt_id!r} has {prompt_tokens} tokens; the model takes {max_model_tokens}, reply included.",
+            field=field,
+            details={"reason": CONTEXT_LENGTH},
         )
 
 
@@ -121,7 +132,7 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> int | None:
 
 def _check_messages(messages: Sequence[Message], field: str, prompt_id: str) -> None:
     if not messages:
-        raise errors.InvalidInput(f"Prompt {prompt_id!r} has no messages.", field=f"{field}.messages")
+        raise errors.InvalidInput(f"Prompt {prompt_id!r} has no messages and no raw text.", field=f"{field}.messages")
     for j, message in enumerate(messages):
         where = f"{field}.messages[{j}]"
         if message.role not in _ROLES:
@@ -133,6 +144,14 @@ def _check_messages(messages: Sequence[Message], field: str, prompt_id: str) -> 
         _check_text(message.content, f"{where}.content")
     if messages[-1].role != "user":
         raise errors.InvalidInput(f"The last message of prompt {prompt_id!r} is not the user's.", field=f"{field}.messages")
+
+
+def _check_raw(prompt: Prompt, field: str) -> None:
+    if prompt.messages:
+        raise errors.InvalidInput(f"Prompt {prompt.id!r} has messages and raw text; give one of them.", field=f"{field}.text")
+    if not prompt.text:
+        raise errors.InvalidInput(f"The raw text of prompt {prompt.id!r} is empty.", field=f"{field}.text")
+    _check_text(prompt.text, f"{field}.text")
 
 
 def _check_text(text: str, field: str) -> None:

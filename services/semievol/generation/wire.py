@@ -18,6 +18,8 @@ from semievol.ports import (
     Sampling,
     Score,
     ScoreRequest,
+    TokenLogprob,
+    TopLogprobs,
 )
 
 _FINISH = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
@@ -37,26 +39,32 @@ def sampling(message: pb.Sampling) -> Sampling:
         top_p=message.top_p or default.top_p,
         max_tokens=message.max_tokens or default.max_tokens,
         stop=tuple(message.stop),
+        top_logprobs=message.top_logprobs,
     )
 
 
 def sampling_message(value: Sampling) -> pb.Sampling:
     return pb.Sampling(
-        sample_count=value.n, temperature=value.temperature, top_p=value.top_p, max_tokens=value.max_tokens, stop=value.stop
+        sample_count=value.n,
+        temperature=value.temperature,
+        top_p=value.top_p,
+        max_tokens=value.max_tokens,
+        stop=value.stop,
+        top_logprobs=value.top_logprobs,
     )
 
 
 def prompt(message: pb.Prompt) -> Prompt:
-    return Prompt(message.id, _messages(message.messages), tuple(message.seeds))
+    return Prompt(message.id, _messages(message.messages), tuple(message.seeds), message.text or None)
 
 
 def prompt_message(value: Prompt) -> pb.Prompt:
-    return pb.Prompt(id=value.id, messages=_message_list(value.messages), seeds=value.seeds)
+    return pb.Prompt(id=value.id, messages=_message_list(value.messages), seeds=value.seeds, text=value.text or "")
 
 
 def generation(message: pb.Generation) -> Generation:
     completions = tuple(
-        Completion(one.text, _texts(one.tokens), _logprobs(one.tokens), _FINISH_BACK[one.finish_reason])
+        Completion(one.text, _texts(one.tokens), _logprobs(one.tokens), _FINISH_BACK[one.finish_reason], _tops(one.tokens))
         for one in message.completions
     )
     return Generation(message.id, completions, message.prompt_token_count)
@@ -64,7 +72,11 @@ def generation(message: pb.Generation) -> Generation:
 
 def generation_message(value: Generation) -> pb.Generation:
     completions = [
-        pb.Completion(text=one.text, tokens=_tokens(one.tokens, one.token_logprobs), finish_reason=_FINISH[one.finish_reason])
+        pb.Completion(
+            text=one.text,
+            tokens=_tokens(one.tokens, one.token_logprobs, one.top_logprobs),
+            finish_reason=_FINISH[one.finish_reason],
+        )
         for one in value.completions
     ]
     return pb.Generation(id=value.id, completions=completions, prompt_token_count=value.prompt_tokens)
@@ -93,13 +105,14 @@ def delta(message: pb.ChatResponse) -> ChatDelta:
         token_logprobs=_logprobs(message.tokens),
         finish_reason=_FINISH_BACK.get(message.finish_reason),
         prompt_tokens=message.prompt_token_count,
+        top_logprobs=_tops(message.tokens),
     )
 
 
 def delta_message(value: ChatDelta, model: ModelInfo) -> pb.ChatResponse:
     return pb.ChatResponse(
         text=value.text,
-        tokens=_tokens(value.tokens, value.token_logprobs),
+        tokens=_tokens(value.tokens, value.token_logprobs, value.top_logprobs),
         finish_reason=_FINISH[value.finish_reason] if value.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
         model=identity(model),
         prompt_token_count=value.prompt_tokens,
@@ -142,8 +155,11 @@ def _message_list(messages: Iterable[Message]) -> list[chat_pb2.Message]:
     return [chat_pb2.Message(role=one.role, content=one.content) for one in messages]
 
 
-def _tokens(texts: Sequence[str], logprobs: Sequence[float]) -> list[pb.Token]:
-    return [pb.Token(text=text, logprob=logprob) for text, logprob in zip(texts, logprobs, strict=True)]
+def _tokens(texts: Sequence[str], logprobs: Sequence[float], tops: TopLogprobs = ()) -> list[pb.Token]:
+    tokens = [pb.Token(text=text, logprob=logprob) for text, logprob in zip(texts, logprobs, strict=True)]
+    for token, top in zip(tokens, tops, strict=True) if tops else ():
+        token.top.extend(pb.PossibleToken(text=one.text, logprob=one.logprob) for one in top)
+    return tokens
 
 
 def _texts(tokens: Iterable[pb.Token]) -> tuple[str, ...]:
@@ -152,3 +168,10 @@ def _texts(tokens: Iterable[pb.Token]) -> tuple[str, ...]:
 
 def _logprobs(tokens: Iterable[pb.Token]) -> tuple[float, ...]:
     return tuple(token.logprob for token in tokens)
+
+
+def _tops(tokens: Sequence[pb.Token]) -> TopLogprobs:
+    """Empty unless they were asked for: every place has a likeliest token."""
+    if not tokens or not tokens[0].top:
+        return ()
+    return tuple(tuple(TokenLogprob(one.text, one.logprob) for one in token.top) for token in tokens)

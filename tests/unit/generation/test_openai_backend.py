@@ -61,6 +61,14 @@ def test_every_seed_is_a_call_and_only_what_says_something_is_sent(server: OpenA
     assert sent[0]["logprobs"] is True
 
 
+def test_a_limit_as_long_as_the_model_is_not_sent() -> None:
+    """vLLM refuses a limit that the prompt leaves no room for; without one it takes the room that there is."""
+    with OpenAIDouble(FakeEngine(), max_model_len=100).running() as server:
+        client(server).generate(BASE_MODEL, [PROMPT], Sampling(max_tokens=100))
+        client(server).generate(BASE_MODEL, [PROMPT], Sampling(max_tokens=99))
+        assert [body.get("max_tokens") for body in bodies(server)] == [None, 99]
+
+
 def test_without_seeds_all_samples_are_one_call(server: OpenAIDouble) -> None:
     client(server).generate(BASE_MODEL, [PROMPT], SAMPLED)
     (sent,) = bodies(server)

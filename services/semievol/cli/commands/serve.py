@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65530),
+    type=click.IntRange(0, 65528),
     default=0,
     show_default=True,
-    help="First of six consecutive ports; 0: any free ones.",
+    help="First of eight consecutive ports; 0: any free ones.",
 )
 @home_option
 @store_option
@@ -64,7 +64,8 @@ def serve(
 ) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
-    Prints their addresses once all of them work. Commands that use the same --home find them by themselves.
+    Prints their addresses once all of them work. Commands that use the same --home find them by themselves. Clients of the OpenAI API use
+    the last one; SEMIEVOL_DOOR_API_KEYS, or SEMIEVOL_DOOR_API_KEYS_FILE, sets keys for it.
     """
     output.log_to_stderr()
     from semievol.cli.connect import announce_backends
@@ -86,9 +87,13 @@ def _serve(settings: EmbeddedSettings, as_json: bool) -> None:
 
     with Embedded(settings) as embedded:
         if as_json:
-            output.json_line({"home": str(settings.home), "addresses": dict(embedded.addresses)})
+            addresses = dict(embedded.addresses)
+            output.json_line({"home": str(settings.home), "addresses": addresses, "openai_url": embedded.openai_url})
         else:
-            output.data(output.table(["service", "address"], list(embedded.addresses.items())))
+            api = [("OpenAI API", embedded.openai_url)] if embedded.openai_url else []
+            output.data(output.table(["service", "address"], [*embedded.addresses.items(), *api]))
+        if embedded.openai_missing:
+            output.note(embedded.openai_missing)
         output.note("Ready. Ctrl-C stops.")
         try:
             threading.Event().wait()

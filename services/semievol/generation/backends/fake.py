@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,10 +26,11 @@ from semievol.ports import (
     Sampling,
     Score,
     ScoreRequest,
+    TokenLogprob,
 )
 
 Script = Callable[[str, Sequence[Message], int], str]
-"""(model, messages, seed) -> reply; the seed is 0 for greedy and unseeded replies."""
+"""(model, messages, seed) -> reply; the seed is 0 for greedy and unseeded replies. A raw prompt comes as a user's message."""
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 _UNIT = 2.0**63
@@ -69,25 +71,25 @@ class FakeEngine:
         core.check_prompts(prompts, sampling)
         self._start(model)
         for i, prompt in enumerate(prompts):
-            self._check_length(prompt.messages, 1, prompt.id, f"prompts[{i}]")
+            self._check_length(_conversation(prompt), 1, prompt.id, f"prompts[{i}]")
         generations = []
         for prompt in prompts:
             core.check_cancel(cancel)
             seeds = prompt.seeds if prompt.seeds and sampling.temperature > 0 else tuple(range(sampling.n))
             completions = tuple(self._complete(model, prompt, seed, sampling) for seed in seeds)
-            generations.append(Generation(prompt.id, completions, _count(prompt.messages)))
+            generations.append(Generation(prompt.id, completions, _count(_conversation(prompt))))
         return generations
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         self._start(model)
-        self._check_length(prompt.messages, 1, prompt.id, "prompt")
+        self._check_length(_conversation(prompt), 1, prompt.id, "prompt")
         seed = prompt.seeds[0] if prompt.seeds and sampling.temperature > 0 else 0
         completion = self._complete(model, prompt, seed, sampling)
-        for token, logprob in zip(completion.tokens, completion.token_logprobs, strict=True):
+        for place, (token, logprob) in enumerate(zip(completion.tokens, completion.token_logprobs, strict=True)):
             core.check_cancel(cancel)
-            yield ChatDelta(token, (token,), (logprob,))
-        yield ChatDelta("", finish_reason=completion.finish_reason, prompt_tokens=_count(prompt.messages))
+            yield ChatDelta(token, (token,), (logprob,), top_logprobs=completion.top_logprobs[place : place + 1])
+        yield ChatDelta("", finish_reason=completion.finish_reason, prompt_tokens=_count(_conversation(prompt)))
 
     def score(self, model: str, requests: Sequence[ScoreRequest], *, cancel: Cancel = NEVER) -> list[Score]:
         core.check_score(requests)
@@ -119,15 +121,23 @@ class FakeEngine:
         core.check_length(_count(messages), reply_tokens, self._base.max_model_tokens, prompt_id, field)
 
     def _complete(self, model: str, prompt: Prompt, seed: int, sampling: Sampling) -> Completion:
-        text = self._script(model, prompt.messages, seed)
-        if derive_seed("empty", prompt.messages[-1].content) / _UNIT < self._empty_share:
+        messages = _conversation(prompt)
+        text = self._script(model, messages, seed)
+        if derive_seed("empty", messages[-1].content) / _UNIT < self._empty_share:
             text = ""
         at = core.cut_at_stop(text, sampling.stop)
         tokens = _words(text if at is None else text[:at])
         cut = len(tokens) > sampling.max_tokens
         tokens = tokens[: sampling.max_tokens]
-        logprobs = _logprobs(model, prompt.messages, tokens)
-        return Completion("".join(tokens), tokens, logprobs, FinishReason.LENGTH if cut else FinishReason.STOP)
+        logprobs = _logprobs(model, messages, tokens)
+        reason = FinishReason.LENGTH if cut else FinishReason.STOP
+        asked = sampling.top_logprobs
+        tops = tuple(_likeliest(*one, asked) for one in zip(tokens, logprobs, strict=True)) if asked else ()
+        return Completion("".join(tokens), tokens, logprobs, reason, tops)
+
+
+def _conversation(prompt: Prompt) -> tuple[Message, ...]:
+    return prompt.messages if prompt.text is None else (Message("user", prompt.text),)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -144,3 +154,10 @@ def _logprobs(model: str, messages: Sequence[Message], tokens: Sequence[str]) ->
     return tuple(
         -3 * (1 - derive_seed(model, conversation, "".join(tokens[:k]), token) / _UNIT) for k, token in enumerate(tokens)
     )
+
+
+def _likeliest(token: str, logprob: float, count: int) -> tuple[TokenLogprob, ...]:
+    """The token itself, then made-up ones, each half as likely as the one before; together at most certain."""
+    largest = min(math.exp(logprob), -math.expm1(logprob))
+    others = (TokenLogprob(f"{token}-{k}", math.log(largest) - k * math.log(2)) for k in range(1, count))
+    return (TokenLogprob(token, logprob), *others)

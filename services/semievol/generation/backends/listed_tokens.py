@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semievol.ports import TokenLogprob
+
 _MOST_LEADING_BYTES = 4  # white space that a server leaves off the text but not off its first token
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`data`: its bytes, which its text cannot show where it is a piece of a character."""
+    """`data`: its bytes, which its text cannot show where it is a piece of a character. `top`: what else was possible, if asked for."""
 
     text: str
     data: bytes
     logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 def listed(choice: Any) -> list[Token] | None:
@@ -29,7 +32,14 @@ def listed(choice: Any) -> list[Token] | None:
 def _token(one: Any) -> Token:
     data = getattr(one, "bytes", None)
     encoded = bytes(data) if data is not None else one.token.encode()
-    return Token(one.token, encoded, min(0.0, float(one.logprob)))  # rounding may leave a certain token above 0
+    others = getattr(one, "top_logprobs", None) or ()
+    top = tuple(TokenLogprob(other.token, _rounded(other.logprob)) for other in others)
+    return Token(one.token, encoded, _rounded(one.logprob), top)
+
+
+def _rounded(logprob: float) -> float:
+    """Rounding may leave a certain token above 0."""
+    return min(0.0, float(logprob))
 
 
 def covering(tokens: Sequence[Token], text: str) -> int:

@@ -7,6 +7,7 @@ sampling    from the model's own distribution: servers cut and bend it by defaul
 logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vLLM (unless started with another `logprobs_mode`) and
             llama.cpp's server mean that; OpenAI does not say. Tokens of a stop string and the end-of-turn token, which vLLM lists,
             are left out, as everywhere in the suite
+raw text    is not continued: chat completions know messages alone
 scores      of a given response: no endpoint offers them in a common way, so `score` is not supported
 adapters    none of ours: whoever needs a warm or evolved model asks another engine (`split.py`)
 identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. Owner and URL are
@@ -33,6 +34,7 @@ from semievol.generation.backends.listed_tokens import Token, covering, listed
 from semievol.ports import (
     BASE_MODEL,
     NEVER,
+    NO_LIMIT,
     Cancel,
     ChatDelta,
     Completion,
@@ -43,6 +45,7 @@ from semievol.ports import (
     Sampling,
     Score,
     ScoreRequest,
+    TopLogprobs,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +94,8 @@ class OpenAIEngine:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
         core.find_model([self._base], model)
+        for i, prompt in enumerate(prompts):
+            self._check_chat_prompt(prompt, f"prompts[{i}].text")
         core.check_cancel(cancel)
         futures = [
             [
@@ -113,6 +118,7 @@ class OpenAIEngine:
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         core.find_model([self._base], model)
+        self._check_chat_prompt(prompt, "prompt.text")
         core.check_cancel(cancel)
         seed = prompt.seeds[0] if prompt.seeds else None
         text, sent, tokens = "", 0, list[Token]()
@@ -130,12 +136,12 @@ class OpenAIEngine:
                 reason = choice.finish_reason or reason
                 if piece:  # a token without text is a piece of a character, or none of the reply
                     ready = covering(tokens, text)
-                    yield _delta(piece, tokens[sent:ready])
+                    yield _delta(piece, tokens[sent:ready], sampling)
                     sent = max(sent, ready)
         if reason is None:
             raise errors.Unavailable(f"The endpoint at {self._url} ended a stream before its end.", field=FIELD)
         rest = tokens[sent : covering(tokens, text)]
-        yield _delta("", rest, _finish(reason), prompt_tokens)
+        yield _delta("", rest, sampling, _finish(reason), prompt_tokens)
 
     def _answer(self, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, field: str) -> tuple[list[Completion], int]:
         """[n] completions and the prompt's tokens."""
@@ -158,7 +164,11 @@ class OpenAIEngine:
             raise self._no_logprobs()
         kept = tokens[: covering(tokens, text)]
         return Completion(
-            text, tuple(one.text for one in kept), tuple(one.logprob for one in kept), _finish(choice.finish_reason)
+            text,
+            tuple(one.text for one in kept),
+            tuple(one.logprob for one in kept),
+            _finish(choice.finish_reason),
+            _tops(kept, sampling),
         )
 
     def _listed(self, choice: Any, text: str, sampling: Sampling) -> list[Token]:
@@ -234,9 +244,10 @@ class OpenAIEngine:
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "logprobs": True,
-                self._limit_name: sampling.max_tokens,
             }
             # Left out where they say nothing: not every server knows them.
+            arguments |= {self._limit_name: sampling.max_tokens} if self._limits(sampling) else {}
+            arguments |= {"top_logprobs": sampling.top_logprobs} if sampling.top_logprobs else {}
             arguments |= {"seed": seed} if seed is not None else {}
             arguments |= {"n": n} if n > 1 else {}
             arguments |= {"stop": list(sampling.stop)} if sampling.stop else {}
@@ -310,9 +321,24 @@ class OpenAIEngine:
         if "logprobs" in words:
             return self._no_logprobs()
         if prompt and any(one in f"{words} {error.code}".lower() for one in _CONTEXT_WORDS):
-            return errors.InvalidInput(f"Prompt {prompt.id!r} is too long for {self._model}: {words}.", field=f"{field}.messages")
+            return errors.InvalidInput(
+                f"Prompt {prompt.id!r} is too long for {self._model}: {words}.",
+                field=f"{field}.messages",
+                details={"reason": core.CONTEXT_LENGTH},
+            )
         asked = f"prompt {prompt.id!r}" if prompt else "to list its models"
         return errors.InvalidInput(f"{where} refuses {asked}: {words}.", field=field)
+
+    def _check_chat_prompt(self, prompt: Prompt, field: str) -> None:
+        if prompt.text is not None:
+            raise errors.NotSupported(
+                f"The endpoint at {self._url} is asked by chat completions, which take no raw text (prompt {prompt.id!r}); send messages.",
+                field=field,
+            )
+
+    def _limits(self, sampling: Sampling) -> bool:
+        """Whether the limit says anything: vLLM refuses one that the prompt leaves no room for, and takes none for the room that there is."""
+        return sampling.max_tokens < (self._base.max_model_tokens or NO_LIMIT)
 
     def _no_logprobs(self) -> errors.NotSupported:
         return errors.NotSupported(
@@ -344,8 +370,16 @@ def _result(future: Future[tuple[list[Completion], int]], cancel: Cancel) -> tup
     return future.result()
 
 
-def _delta(text: str, tokens: Sequence[Token], reason: FinishReason | None = None, prompt_tokens: int = 0) -> ChatDelta:
-    return ChatDelta(text, tuple(one.text for one in tokens), tuple(one.logprob for one in tokens), reason, prompt_tokens)
+def _delta(
+    text: str, tokens: Sequence[Token], sampling: Sampling, reason: FinishReason | None = None, prompt_tokens: int = 0
+) -> ChatDelta:
+    texts, logprobs = tuple(one.text for one in tokens), tuple(one.logprob for one in tokens)
+    return ChatDelta(text, texts, logprobs, reason, prompt_tokens, _tops(tokens, sampling))
+
+
+def _tops(tokens: Sequence[Token], sampling: Sampling) -> TopLogprobs:
+    """vLLM adds the chosen token to the likeliest where it is none of them."""
+    return tuple(one.top[: sampling.top_logprobs] for one in tokens) if sampling.top_logprobs else ()
 
 
 def _finish(reason: str | None) -> FinishReason:

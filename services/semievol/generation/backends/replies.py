@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from semievol.common.chat_format import end_of_turn_id
+from semievol.generation.backends.sampling import Likely
 from semievol.generation.core import cut_at_stop
-from semievol.ports import ChatDelta, Completion, FinishReason
+from semievol.ports import ChatDelta, Completion, FinishReason, TokenLogprob, TopLogprobs
 
 _PARTIAL = "\ufffd"  # what a piece of a character decodes to
 
@@ -30,7 +31,13 @@ class Reader:
                 self._texts[one] = str(self._tokenizer.decode([one], clean_up_tokenization_spaces=False))
         return tuple(self._texts[one] for one in ids)
 
-    def completion(self, ids: Sequence[int], logprobs: Sequence[float], stop: Sequence[str]) -> Completion:
+    def likeliest(self, tops: Sequence[Likely]) -> TopLogprobs:
+        """[L] places -> the texts of the tokens that were possible there."""
+        return tuple(tuple(TokenLogprob(self.texts([token])[0], logprob) for token, logprob in top) for top in tops)
+
+    def completion(
+        self, ids: Sequence[int], logprobs: Sequence[float], stop: Sequence[str], tops: Sequence[Likely] = ()
+    ) -> Completion:
         """What was written up to the first end token or stop string; without either it was cut off."""
         end = next((k for k, one in enumerate(ids) if one in self.end_ids), None)
         kept = list(ids if end is None else ids[:end])
@@ -40,7 +47,7 @@ class Reader:
             text = text[:at]
             kept = kept[: self.tokens_before(kept, at)]
         reason = FinishReason.LENGTH if end is None and at is None else FinishReason.STOP
-        return Completion(text, self.texts(kept), tuple(logprobs[: len(kept)]), reason)
+        return Completion(text, self.texts(kept), tuple(logprobs[: len(kept)]), reason, self.likeliest(tops[: len(kept)]))
 
     def tokens_before(self, ids: Sequence[int], at: int) -> int:
         """How many of the tokens begin before character `at` of their text."""
@@ -56,15 +63,17 @@ class StreamReader:
         self._stop = stop
         self._ids: list[int] = []
         self._logprobs: list[float] = []
+        self._tops: list[Likely] = []
         self._sent_text = 0
         self._sent_tokens = 0
 
-    def add(self, token: int, logprob: float) -> ChatDelta | None:
+    def add(self, token: int, logprob: float, top: Likely) -> ChatDelta | None:
         """The next piece, if there is one already."""
         if token in self._reader.end_ids:
             return None
         self._ids.append(token)
         self._logprobs.append(logprob)
+        self._tops += [top] if top else []
         text = self._reader.text(self._ids)
         safe = len(text.rstrip(_PARTIAL))
         at = cut_at_stop(text, self._stop)
@@ -80,7 +89,8 @@ class StreamReader:
     def _delta(self, text: str, tokens: int, reason: FinishReason | None, prompt_tokens: int) -> ChatDelta:
         piece, new = text[self._sent_text :], slice(self._sent_tokens, tokens)
         self._sent_text, self._sent_tokens = len(text), tokens
-        return ChatDelta(piece, self._reader.texts(self._ids[new]), tuple(self._logprobs[new]), reason, prompt_tokens)
+        texts, tops = self._reader.texts(self._ids[new]), self._reader.likeliest(self._tops[new])
+        return ChatDelta(piece, texts, tuple(self._logprobs[new]), reason, prompt_tokens, tops)
 
     def _held_back(self, text: str) -> int:
         """Length of the text without its longest ending that begins a stop string."""

@@ -16,8 +16,11 @@ import numpy as np
 from semievol.generation.core import cut_at_stop
 from semievol.ports import Cancel, Sampling
 
-OnToken = Callable[[int, float], None]
-"""(token id, raw log-probability) of the first row, as it is chosen; for streams."""
+Likely = list[tuple[int, float]]
+"""(token id, raw log-probability) of the likeliest tokens at one place, likeliest first."""
+
+OnToken = Callable[[int, float, Likely], None]
+"""(token id, raw log-probability, likeliest tokens if asked for) of the first row, as it is chosen; for streams."""
 
 
 class Picker:
@@ -31,20 +34,32 @@ class Picker:
         self._draws = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
         self._temperature = sampling.temperature
         self._top_p = sampling.top_p
+        self._top_logprobs = sampling.top_logprobs
         self._on_token = on_token
         self.tokens: list[list[int]] = [[] for _ in seeds]
         self.logprobs: list[list[float]] = [[] for _ in seeds]
+        self.tops: list[list[Likely]] = [[] for _ in seeds]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """[B, V] float32 logits -> the same with the chosen token's made the largest."""
         chosen = scores.argmax(-1) if self._temperature == 0 else self._sample(scores)
-        picked = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
+        total = scores.logsumexp(-1)
+        picked = scores.gather(1, chosen[:, None])[:, 0] - total
+        if self._top_logprobs:
+            self._record_likeliest(scores, total)
         for row, (token, logprob) in enumerate(zip(chosen.tolist(), picked.tolist(), strict=True)):
             self.tokens[row].append(token)
             self.logprobs[row].append(logprob)
         if self._on_token:
-            self._on_token(self.tokens[0][-1], self.logprobs[0][-1])
+            self._on_token(self.tokens[0][-1], self.logprobs[0][-1], self.tops[0][-1] if self._top_logprobs else [])
         return scores.scatter(1, chosen[:, None], float("inf"))
+
+    def _record_likeliest(self, scores: Any, total: Any) -> None:
+        """[B, V] logits and [B], the logarithms of their sums."""
+        values, tokens = scores.topk(min(self._top_logprobs, scores.shape[1]), dim=-1)
+        values = (values - total[:, None]).tolist()
+        for row, (ids, logprobs) in enumerate(zip(tokens.tolist(), values, strict=True)):
+            self.tops[row].append(list(zip(ids, logprobs, strict=True)))
 
     def _sample(self, scores: Any) -> Any:
         import torch

@@ -1,8 +1,8 @@
 """An endpoint and an engine of our own as one: the endpoint answers for the base model, this machine does what it cannot.
 
-Warm and evolved models, and scores, are computed here, with the weights that `model` names on this machine: training needs those anyway, and
-the endpoint is taken at its word that it serves the same. Our engine is loaded when it is first needed, which a run without warm model,
-scores and test rows never does.
+Warm and evolved models, scores, and what follows raw text are computed here, with the weights that `model` names on this machine:
+training needs those anyway, and the endpoint is taken at its word that it serves the same. Our engine is loaded when it is first needed,
+which a run without warm model, scores and test rows never does.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class SplitEngine:
         self._base = replace(base, base_sha256=base_sha256, engine=f"{base.engine} + {local_format}")
 
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
-        return self._of(model).generate(model, prompts, sampling, cancel=cancel)
+        return self._of(model, *prompts).generate(model, prompts, sampling, cancel=cancel)
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
-        return self._of(model).chat(model, prompt, sampling, cancel=cancel)
+        return self._of(model, prompt).chat(model, prompt, sampling, cancel=cancel)
 
     def score(self, model: str, requests: Sequence[ScoreRequest], *, cancel: Cancel = NEVER) -> list[Score]:
         return self._loaded().score(model, requests, cancel=cancel)
@@ -67,8 +67,8 @@ class SplitEngine:
     def close(self) -> None:
         self._endpoint.close()
 
-    def _of(self, model: str) -> core.Engine:
-        if model == BASE_MODEL:
+    def _of(self, model: str, *prompts: Prompt) -> core.Engine:
+        if model == BASE_MODEL and all(prompt.text is None for prompt in prompts):
             return self._endpoint
         core.find_model(self.models(), model)  # an unknown name is no reason to load anything
         return self._loaded()

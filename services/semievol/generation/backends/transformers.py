@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.chat_format import completion_ids, render
@@ -22,8 +21,9 @@ from semievol.common.models import resolve_model
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
 from semievol.generation.backends import batches, canary, weights
+from semievol.generation.backends.prompts import PromptReader
 from semievol.generation.backends.replies import Reader, StreamReader, end_ids
-from semievol.generation.backends.sampling import OnToken, Picker, Watch
+from semievol.generation.backends.sampling import Likely, OnToken, Picker, Watch
 from semievol.ports import (
     BASE_MODEL,
     NEVER,
@@ -78,6 +78,7 @@ class TransformersEngine:
             max_model_tokens=int(getattr(config, "max_position_embeddings", 0) or _UNKNOWN_LENGTH),
             engine=f"transformers/{numbers}",
         )
+        self._prompts = PromptReader(self._tokenizer, self._base.max_model_tokens)
         self._vocabulary = int(config.vocab_size)
         self._can_share = batches.can_share(config)
         self._end_ids = end_ids(model.generation_config, self._tokenizer)
@@ -93,7 +94,7 @@ class TransformersEngine:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
         adapter = self._find(model)
-        rows = [self._render(prompt.messages, 1, prompt.id, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        rows = [self._prompts.read(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         costs = [sampling.n * (len(row) + self._vocabulary // _LOGITS_PER_TOKEN) for row in rows]
         found: dict[int, Generation] = {}
         for batch in core.length_batches(costs, self._batch_tokens):
@@ -108,15 +109,15 @@ class TransformersEngine:
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         adapter = self._find(model)
-        row = self._render(prompt.messages, 1, prompt.id, "prompt")
+        row = self._prompts.read(prompt, "prompt")
         seed = prompt.seeds[0] if prompt.seeds else None
-        events: queue.SimpleQueue[tuple[int, float] | Completion | Exception] = queue.SimpleQueue()
+        events: queue.SimpleQueue[tuple[int, float, Likely] | Completion | Exception] = queue.SimpleQueue()
         stop = _StopWhenEither(cancel)
 
         def write() -> None:
             try:
                 reply = self._complete(
-                    adapter, [row], [seed], sampling, stop, lambda token, logprob: events.put((token, logprob))
+                    adapter, [row], [seed], sampling, stop, lambda token, logprob, top: events.put((token, logprob, top))
                 )
                 events.put(reply[0])
             except Exception as error:  # raised where the stream is read
@@ -154,8 +155,8 @@ class TransformersEngine:
             self._on_lane(lambda: self._decode(adapter, rows, sampling.n, max(limits), picker, watch))
         core.check_cancel(cancel)
         return [
-            self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop)
-            for tokens, logprobs, limit in zip(picker.tokens, picker.logprobs, limits, strict=True)
+            self._reader.completion(tokens[:limit], logprobs[:limit], sampling.stop, tops[:limit])
+            for tokens, logprobs, tops, limit in zip(picker.tokens, picker.logprobs, picker.tops, limits, strict=True)
         ]
 
     def _decode(
@@ -184,7 +185,7 @@ class TransformersEngine:
         adapter = self._find(model)
         replies = [completion_ids(self._tokenizer, request.response) for request in requests]
         prompts = [
-            self._render(request.messages, len(reply), request.id, f"items[{i}]")
+            self._prompts.render(request.messages, len(reply), request.id, f"items[{i}]")
             for i, (request, reply) in enumerate(zip(requests, replies, strict=True))
         ]
         weight = 1 + self._vocabulary // _LOGITS_PER_TOKEN
@@ -260,15 +261,6 @@ class TransformersEngine:
     def _find(self, model: str) -> Adapter | None:
         core.find_model(self.models(), model)
         return self._adapters.get(model)
-
-    def _render(self, messages: Sequence[Message], reply_tokens: int, prompt_id: str, field: str) -> list[int]:
-        try:
-            row = render(self._tokenizer, messages)
-        except errors.InvalidInput as error:
-            error.field = f"{field}.messages"
-            raise
-        core.check_length(len(row), reply_tokens, self._base.max_model_tokens, prompt_id, field)
-        return row
 
 
 class _StopWhenEither:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.chat_format import completion_ids, render
@@ -21,7 +20,9 @@ from semievol.common.torch_models import torch_device, torch_precision
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
 from semievol.generation.backends import canary, weights
+from semievol.generation.backends.prompts import PromptReader
 from semievol.generation.backends.replies import Reader, StreamReader
+from semievol.generation.backends.sampling import Likely
 from semievol.generation.backends.vllm_merging import Merger
 from semievol.generation.backends.vllm_options import VllmOptions
 from semievol.generation.backends.vllm_process import EngineDied, Request, Step, VllmProcess
@@ -84,6 +85,7 @@ class VllmEngine:
             max_model_tokens=int(self.arguments["max_model_len"]),
             engine=f"vllm/{precision}/{'hot' if hot else 'merged'}/{device}",
         )
+        self._prompts = PromptReader(self._tokenizer, self._base.max_model_tokens)
         self._adapters = Adapters(artifacts, cache.absolute() / "adapters", reference)
         prompt, reply = render(self._tokenizer, canary.TURNS), completion_ids(self._tokenizer, canary.REPLY)
         self._canary = Request([*prompt, *reply], scored=len(reply))
@@ -108,9 +110,9 @@ class VllmEngine:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
         adapter = self._find(model)
-        rows = [self._render(prompt.messages, 1, prompt.id, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        rows = [self._prompts.read(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         requests = [
-            Request(row, sampling, seed)
+            self._request(row, sampling, seed)
             for row, prompt in zip(rows, prompts, strict=True)
             for seed in prompt.seeds or [None] * sampling.n
         ]
@@ -126,22 +128,24 @@ class VllmEngine:
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         adapter = self._find(model)
-        row = self._render(prompt.messages, 1, prompt.id, "prompt")
-        request = Request(row, sampling, prompt.seeds[0] if prompt.seeds else None)
+        row = self._prompts.read(prompt, "prompt")
+        request = self._request(row, sampling, prompt.seeds[0] if prompt.seeds else None)
         stream = StreamReader(self._reader, sampling.stop)
         ids: list[int] = []
         logprobs: list[float] = []
+        tops: list[Likely] = []
         with self.weights.use(adapter, cancel) as (process, lora):
             try:
                 for step in process.stream(request, lora, cancel):
                     ids += step.ids
                     logprobs += step.logprobs
-                    for token, logprob in zip(step.ids, step.logprobs, strict=True):
-                        if (delta := stream.add(token, logprob)) is not None:
+                    tops += step.tops
+                    for token, logprob, top in zip(step.ids, step.logprobs, step.tops, strict=True):
+                        if (delta := stream.add(token, logprob, top)) is not None:
                             yield delta
             except EngineDied as error:
                 raise _died() from error
-        yield stream.end(self._reader.completion(ids, logprobs, sampling.stop), len(row))
+        yield stream.end(self._reader.completion(ids, logprobs, sampling.stop, tops if sampling.top_logprobs else ()), len(row))
 
     # ------------------------------------------------------------ Scorer
 
@@ -152,7 +156,7 @@ class VllmEngine:
         asked: dict[int, Request] = {}
         for i, (request, reply) in enumerate(zip(requests, replies, strict=True)):
             # vLLM writes one token more than what it scores
-            prompt = self._render(request.messages, len(reply) + 1, request.id, f"items[{i}]")
+            prompt = self._prompts.render(request.messages, len(reply) + 1, request.id, f"items[{i}]")
             if reply:
                 asked[i] = Request([*prompt, *reply], scored=len(reply))
         found: dict[int, Step] = {}
@@ -204,8 +208,11 @@ class VllmEngine:
                 log.warning("A vLLM engine died under a call (attempt %d of %d).", attempt + 1, _ATTEMPTS)
         raise _died()
 
+    def _request(self, row: Sequence[int], sampling: Sampling, seed: int | None) -> Request:
+        return Request(row, sampling, seed, max_tokens=min(sampling.max_tokens, self._base.max_model_tokens - len(row)))
+
     def _completion(self, step: Step, sampling: Sampling) -> Completion:
-        return self._reader.completion(step.ids, step.logprobs, sampling.stop)
+        return self._reader.completion(step.ids, step.logprobs, sampling.stop, step.tops if sampling.top_logprobs else ())
 
     def _canary_logprobs(self, process: VllmProcess, lora: Any) -> Sequence[float]:
         return process.run([self._canary], lora, NEVER)[0].logprobs
@@ -213,15 +220,6 @@ class VllmEngine:
     def _find(self, model: str) -> Adapter | None:
         core.find_model(self.models(), model)
         return self._adapters.get(model)
-
-    def _render(self, messages: Sequence[Message], reply_tokens: int, prompt_id: str, field: str) -> list[int]:
-        try:
-            row = render(self._tokenizer, messages)
-        except errors.InvalidInput as error:
-            error.field = f"{field}.messages"
-            raise
-        core.check_length(len(row), reply_tokens, self._base.max_model_tokens, prompt_id, field)
-        return row
 
 
 def _died() -> errors.Unavailable:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from semievol.common import errors
+from semievol.generation.backends.sampling import Likely
 from semievol.ports import Cancel, Sampling
 
 T = TypeVar("T")
@@ -37,21 +38,22 @@ class EngineDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence. `scored`: how many of the last prompt tokens are to be scored; with it nothing is written."""
+    """One sequence; `max_tokens` of a reply. `scored`: how many of the last prompt tokens are to be scored; with it nothing is written."""
 
     ids: Sequence[int]
     sampling: Sampling = _GREEDY
     seed: int | None = None
+    max_tokens: int = 1
     scored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tokens with their raw log-probabilities (nats); `top`: for each the most likely ones as (id, log-probability)."""
+    """Tokens with their raw log-probabilities (nats), and the likeliest ones at each place if they were asked for."""
 
     ids: Sequence[int]
     logprobs: Sequence[float]
-    top: Sequence[Sequence[tuple[int, float]]] = ()
+    tops: Sequence[Likely] = ()
 
 
 class VllmProcess:
@@ -92,7 +94,7 @@ class VllmProcess:
         async def write() -> None:
             try:
                 async for output in self._outputs(request, adapter, stream=True):
-                    if (step := _written(output)).ids:
+                    if (step := _written(output, request.sampling)).ids:
                         items.put(step)
                 items.put(None)
             except BaseException as error:
@@ -130,7 +132,7 @@ class VllmProcess:
             last = output
         if last is None:
             raise EngineDied
-        return _scored(last, request.scored) if request.scored else _written(last)
+        return _scored(last, request.scored) if request.scored else _written(last, request.sampling)
 
     async def _outputs(self, request: Request, adapter: Any, *, stream: bool) -> Any:
         from vllm.exceptions import GracefulHTTPError, VLLMClientError
@@ -232,22 +234,28 @@ def _parameters(request: Request, end_ids: Sequence[int], *, stream: bool) -> An
     return SamplingParams(
         temperature=one.temperature,
         top_p=one.top_p,
-        max_tokens=one.max_tokens,
+        max_tokens=request.max_tokens,
         seed=request.seed,
         stop=list(one.stop) or None,
         stop_token_ids=list(end_ids),
-        logprobs=getattr(one, "top_logprobs", 0),
+        logprobs=one.top_logprobs,
         detokenize=bool(one.stop),  # texts are made by the reader that all backends share
         output_kind=kind,
     )
 
 
-def _written(output: Any) -> Step:
+def _written(output: Any, sampling: Sampling) -> Step:
     (reply,) = output.outputs
     ids = list(reply.token_ids)
-    logprobs = [place[one].logprob for one, place in zip(ids, reply.logprobs or (), strict=True)]
-    top = [[(other, known.logprob) for other, known in place.items()] for place in reply.logprobs or ()]
-    return Step(ids, logprobs, top)
+    places = reply.logprobs or ()
+    logprobs = [place[one].logprob for one, place in zip(ids, places, strict=True)]
+    return Step(ids, logprobs, [_likeliest(place, sampling.top_logprobs) for place in places])
+
+
+def _likeliest(place: Any, count: int) -> Likely:
+    """vLLM adds the chosen token to the likeliest where it is none of them."""
+    ranked = sorted((known.rank, one, known.logprob) for one, known in place.items() if known.rank <= count) if count else []
+    return [(one, logprob) for _, one, logprob in ranked]
 
 
 def _scored(output: Any, count: int) -> Step:

@@ -55,6 +55,7 @@ class Sampling(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     sample_count: _builtins.int
     """Samples per prompt, 1 to 64; 0 means 1."""
     temperature: _builtins.float
@@ -62,7 +63,9 @@ class Sampling(_message.Message):
     top_p: _builtins.float
     """Nucleus: the smallest set of tokens with this probability, in (0, 1]; 0 means 1 (all tokens)."""
     max_tokens: _builtins.int
-    """Most tokens per reply, 1 to the model's length; 0 means 64."""
+    """Most tokens per reply, 1 or more; replies end where the model's length is used up, too. 0 means 64."""
+    top_logprobs: _builtins.int
+    """How many of the likeliest tokens to tell at each place of a reply, 0 to 20; 0: none."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replies end before any of these strings."""
@@ -75,10 +78,11 @@ class Sampling(_message.Message):
         top_p: _builtins.float = ...,
         max_tokens: _builtins.int = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        top_logprobs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "sample_count", b"sample_count", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "sample_count", b"sample_count", "stop", b"stop", "temperature", b"temperature", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,11 +97,16 @@ class Prompt(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Returned with the answers; need not be unique."""
+    text: _builtins.str
+    """A raw prompt, which no chat template touches; control tokens in it are control tokens. Empty: `messages` is the prompt.
+    A backend that cannot: UNIMPLEMENTED.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Message]:
-        """The conversation so far; the last message is the user's. Empty: INVALID_ARGUMENT."""
+        """The conversation so far; the last message is the user's. Empty: `text` is the prompt. Both or neither: INVALID_ARGUMENT."""
 
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -109,10 +118,11 @@ class Prompt(_message.Message):
         id: _builtins.str = ...,
         messages: _abc.Iterable[_chat_pb2.Message] | None = ...,
         seeds: _abc.Iterable[_builtins.int] | None = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "messages", b"messages", "seeds", b"seeds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "messages", b"messages", "seeds", b"seeds", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,10 +136,42 @@ class Token(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The token's text; pieces of one character may be U+FFFD."""
     logprob: _builtins.float
     """log P(token | everything before), nats, before temperature and top_p."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___PossibleToken]:
+        """The likeliest tokens at this place, likeliest first, the chosen one only where it is among them; empty unless `top_logprobs` asked for them."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___PossibleToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Token: _TypeAlias = Token  # noqa: Y015
+
+@_typing.final
+class PossibleToken(_message.Message):
+    """A token that was possible at some place of a reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The token's text; pieces of one character may be U+FFFD."""
+    logprob: _builtins.float
+    """As of Token."""
     def __init__(
         self,
         *,
@@ -142,7 +184,7 @@ class Token(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Token: _TypeAlias = Token  # noqa: Y015
+Global___PossibleToken: _TypeAlias = PossibleToken  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
