@@ -215,6 +215,7 @@ class VllmProcess:
 
             with contextlib.suppress(Exception):
                 self.call(end(), _STOP_S)
+            self._engine = None  # its destructor wants modules that are gone when the interpreter ends
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_S)
 
