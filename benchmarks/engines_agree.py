@@ -51,7 +51,7 @@ class Ended:
 
     def kept(self) -> set[str]:
         lines = (line for step in self._named("select") for line in self._lines(step, "fates.jsonl"))
-        return {line["id"] for line in lines if line["reason"] == "selected"}
+        return {line["id"] for line in lines if line["reason"] == "kept"}
 
     def _named(self, prefix: str) -> list[StepPlan]:
         return [
