@@ -144,6 +144,10 @@ KEYS = (
         "What answers for the base model: this machine, or an OpenAI-compatible endpoint that serves `model` under that name.",
         values="`transformers`, or a URL such as `http://host:8000/v1`",
     ),
+    Key(
+        "trainer",
+        "What fine-tunes: this machine (LoRA), or the endpoint of `engine` by its fine-tuning API, which then needs no weights here.",
+    ),
 )
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec, "gate": GateSpec}

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     help="What answers for the base model: transformers, or the URL of an OpenAI-compatible endpoint that serves it under that name.",
 )
 @click.option(
+    "--trainer",
+    type=click.Choice(["peft", "openai"]),
+    default="peft",
+    show_default=True,
+    help="What fine-tunes: this machine, or the endpoint of --engine, which then also serves what it has trained.",
+)
+@click.option(
     "--port",
     type=click.IntRange(0, 65530),
     default=0,
@@ -44,7 +51,16 @@ if TYPE_CHECKING:
 @launcher_option
 @json_option
 def serve(
-    model: str, embedding: str, engine: str, port: int, home: Path, store: str, milvus: str, launcher: str, as_json: bool
+    model: str,
+    embedding: str,
+    engine: str,
+    trainer: str,
+    port: int,
+    home: Path,
+    store: str,
+    milvus: str,
+    launcher: str,
+    as_json: bool,
 ) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
@@ -52,13 +68,20 @@ def serve(
     """
     output.log_to_stderr()
     from semievol.cli.connect import announce_backends
+    from semievol.common.endpoints import is_url
     from semievol.embedded import EmbeddedSettings
 
+    if trainer == "openai" and not is_url(engine):
+        raise click.UsageError("--trainer openai needs --engine URL: the endpoint that trains and answers.")
     announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
-        settings = EmbeddedSettings(home, model, embedding, engine, launcher, port, lasting=True, store=store, milvus=milvus)
-        _serve(settings, as_json)
+        _serve(
+            EmbeddedSettings(
+                home, model, embedding, engine, launcher, port, lasting=True, store=store, milvus=milvus, trainer=trainer
+            ),
+            as_json,
+        )
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")
 
