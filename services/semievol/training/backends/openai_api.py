@@ -74,7 +74,7 @@ class FineTuningApi:
 
     def upload(self, name: str, data: bytes) -> str:
         """A training file's id."""
-        with self._errors("the training file"):
+        with self._errors("to take the training file"):
             return str(self._client.files.create(file=(name, data), purpose="fine-tune").id)
 
     def has_file(self, file: str) -> bool:
@@ -91,7 +91,7 @@ class FineTuningApi:
     def create(self, arguments: Mapping[str, Any], once: str) -> str:
         """A job's id; one attempt. `once`: sent as Idempotency-Key, for servers that heed it. Raises also NotFound (field `model`)."""
         client = self._client.with_options(max_retries=0)
-        with self._errors("the fine-tuning job"):
+        with self._errors("to create the fine-tuning job"):
             return str(client.fine_tuning.jobs.create(**arguments, extra_headers={"Idempotency-Key": once}).id)
 
     def retrieve(self, job: str) -> Job:
@@ -160,12 +160,12 @@ class FineTuningApi:
         words, where = openai_client.words(error), f"The endpoint at {self._url}"
         param = str(error.param or "")
         field = next((key for name, key in _FIELDS.items() if param.endswith(name)), FIELD)
-        if error.code == "model_not_found" or (field == "model" and error.status_code == 404):
+        if error.code in ("model_not_found", "model_not_available") or (field == "model" and error.status_code == 404):
             return errors.NotFound(
                 f"{where} cannot fine-tune this model: {words}. `model` must be one that it trains.", field="model"
             )
         if error.status_code == 404:
-            return errors.NotFound(f"{where}, asked {asked}, has none such: {words}.", field=field)
+            return errors.NotFound(f"{where} was asked {asked}, and has no such path or object: {words}.", field=field)
         named = f" ({field})" if field != FIELD else ""
         return errors.InvalidInput(f"{where} refuses {asked}{named}: {words}.", field=field)
 
