@@ -149,7 +149,7 @@ class Embedded:
         from semievol.generation.settings import GenerationSettings
 
         one = self._settings
-        alone = {"endpoint_only": True} if one.endpoint_alone else {}  # else the environment may say so
+        alone: dict[str, Any] = {"endpoint_only": True} if one.endpoint_alone else {}  # else the environment may say so
         settings = GenerationSettings(
             endpoint=one.endpoint,
             model=one.model,
@@ -172,7 +172,7 @@ class Embedded:
         from semievol.training import server
         from semievol.training.settings import TrainingSettings
 
-        there = {"endpoint": self._settings.endpoint} if self._settings.endpoint_alone else {}
+        there: dict[str, Any] = {"endpoint": self._settings.endpoint} if self._settings.endpoint_alone else {}
         settings = TrainingSettings(
             store=self._store_uri,
             cache=self._home / "cache",

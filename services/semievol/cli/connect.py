@@ -155,7 +155,7 @@ def generation(home: Path, model: str, *, store: str = "", endpoint: str = "") -
     from semievol.embedded import Embedded, EmbeddedSettings
 
     _announce_start("the generation service", model)
-    there = {"engine": endpoint, "trainer": "openai"} if endpoint else {}
+    there: dict[str, Any] = {"engine": endpoint, "trainer": "openai"} if endpoint else {}
     with Embedded(EmbeddedSettings(home=home, model=model, store=store, **there), only="generation") as embedded:
         yield embedded.addresses["generation"]
 
