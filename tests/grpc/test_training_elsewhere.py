@@ -189,16 +189,27 @@ def test_a_result_that_is_damaged_is_told_again_without_another_job(
     assert endpoint.created == 1
 
 
-def test_a_model_that_was_deleted_there_is_trained_anew_when_it_is_asked_for_again(bench: Bench, endpoint: TuningDouble) -> None:
-    with service(bench, endpoint_patience_s=0.05) as client:
-        train(client, bench)
-        endpoint.forget(published(bench, "openai_model.json")["model"])
-        bench.artifacts.forget(KEY, None)
+def test_a_model_that_was_deleted_there_is_trained_anew_when_its_step_is_done_again(
+    client: TrainingClient, bench: Bench, endpoint: TuningDouble
+) -> None:
+    train(client, bench)
+    endpoint.forget(published(bench, "openai_model.json")["model"])
+    endpoint.jobs["ftjob-1"].body["finished_at"] = 2  # in 1970
+    bench.artifacts.forget(KEY, None)
+    assert train(client, bench).state == "succeeded"
+    assert (endpoint.created, published(bench, "openai_model.json")["job"]) == (2, "ftjob-2")
+
+
+def test_a_model_that_is_still_not_served_is_no_reason_for_another_job(bench: Bench, endpoint: TuningDouble) -> None:
+    endpoint.late_listings = 10**6
+    with service(bench, endpoint_patience_s=2.0) as client:
         state = train(client, bench)
-        assert (state.state, state.error_code) == ("failed", "FAILED_PRECONDITION")
-        assert "was it deleted?" in state.error
+    assert (state.state, state.error_code) == ("failed", "UNAVAILABLE")
+    assert "does not serve it yet" in state.error
+    endpoint.names.append(f"ft:small-model:tests:semievol-{KEY[:8]}:1")
+    with service(bench) as client:
         assert train(client, bench).state == "succeeded"
-    assert endpoint.created == 2
+    assert endpoint.created == 1
 
 
 # ---------------------------------------------------------------- cancelling
@@ -274,7 +285,7 @@ def test_a_training_file_that_is_gone_is_uploaded_again_once(
         assert (state.state, endpoint.created) == ("succeeded", 1)
     else:
         assert (state.state, state.error_code, endpoint.created) == ("failed", "FAILED_PRECONDITION", 0)
-        assert "lost the training file twice" in state.error
+        assert "twice, at last the training file file-2" in state.error
 
 
 def test_a_training_file_that_expires_before_it_is_read_is_uploaded_again(

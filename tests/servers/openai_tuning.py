@@ -11,6 +11,7 @@ import email
 import email.policy
 import json
 import re
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -222,7 +223,7 @@ class TuningDouble(OpenAIDouble):
         model = f"ft:{body['model']}:tests:{body['suffix']}:{body['id'].rpartition('-')[2]}"
         self._tuned[model] = FakeEngine(learned(_chats(self.files[body["training_file"]])), base=model)
         self._late[model] = self.late_listings
-        body |= {"status": "succeeded", "fine_tuned_model": model, "finished_at": 2, "trained_tokens": 100}
+        body |= {"status": "succeeded", "fine_tuned_model": model, "finished_at": int(time.time()), "trained_tokens": 100}
         self._list_trained()
 
     def _list_more_models(self, call: Call) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from semievol.algorithm.semievol import STEPS
 from semievol.common import errors
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.controller.plan import _params
 from semievol.controller.resolve import Resolver
 from semievol.controller.wire import spec_from_wire, spec_to_wire
 from semievol.embedding.backends.fake import FakeEmbedder
@@ -115,15 +113,3 @@ def test_runs_from_before_there_was_a_trainer_keep_their_ids() -> None:
     assert run(**TRAINED_THERE).model_dump(mode="json")["trainer"] == "openai"
     assert spec_from_wire(spec_to_wire(run(**TRAINED_THERE))) == run(**TRAINED_THERE)
     assert spec_from_wire(spec_to_wire(run())) == run()
-
-
-def test_what_means_nothing_to_an_endpoint_is_no_part_of_the_key_of_its_training() -> None:
-    """Of `train`, the API knows epochs, rate and batch; the endpoint and the engine count, since the weights cannot."""
-    resolved = resolver(ALONE).resolve(run(**TRAINED_THERE))
-    (warm,) = [step for step in STEPS if step.name == "warm"]
-    params = _params(warm, run(**TRAINED_THERE), resolved, None)
-    assert params.keys() == {
-        *("base_model", "base_sha256", "engine", "endpoint", "seed"),
-        *("epochs", "learning_rate", "batch_size", "gradient_accumulation"),
-    }
-    assert params["endpoint"] == URL

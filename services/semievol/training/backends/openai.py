@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 Emit = Callable[[Mapping[str, object]], None]
 
 _CANCEL_S = 0.1  # how soon a cancellation is noticed
+_SERVED_WITHIN_S = (
+    3600.0  # of a job's end; longer than a step's attempts wait together, so that none pays for another job in vain
+)
 _SEED_LIMIT = 2**31
 _THEIR_FAULT = ("server_error", "internal_error", "internal_server_error")  # codes of failed jobs that are worth another one
 _AWAY = (errors.Unavailable, errors.DeadlineExceeded, errors.Busy)
@@ -60,23 +63,23 @@ class TuningRun:
         self._key, self._spec, self._options, self._examples = key, spec, options, examples
         self._losses: dict[int, float] = {}
         self._total = 0
-        self._watched = False  # whether the job was seen at work: its model may then take a while to be served
 
     def close(self) -> None:
         self._api.close()
 
     def run(self, cancel: Cancel, emit: Emit) -> Job:
         """Raises what went wrong there, in the endpoint's own words; Cancelled, which leaves the job there at work."""
-        for _ in range(2):  # a training file that is gone is uploaded again, once
+        for _ in range(2):  # what the endpoint has lost is given to it again, once
             wanted = self._begin(cancel)
             job = self._follow(wanted, cancel, emit) if wanted.job else None
-            if job is not None:
-                self._wait_until_served(wanted, job, cancel)
+            if job is not None and self._is_served(job, cancel):
                 return job
-            self._records.end(wanted.number, f"the training file {wanted.file} is gone")
+            lost = f"the model {job.model}" if job else f"the training file {wanted.file}"
+            log.warning("%s has lost %s", self._spec.endpoint, lost)
+            self._records.end(wanted.number, f"{lost} is gone")
         raise errors.Conflict(
-            f"The endpoint at {self._spec.endpoint} has lost the training file twice; does it keep files of purpose fine-tune? "
-            "Asked for again, the run uploads it anew."
+            f"The endpoint at {self._spec.endpoint} has lost the training file or the model twice, at last {lost}; does it keep them? "
+            "Asked for again, the run tries anew."
         )
 
     def save(self, directory: Path, job: Job, *, dataset_sha256: str) -> None:
@@ -187,7 +190,6 @@ class TuningRun:
                     if "file" in job.error_param and not self._api.has_file(wanted.file):
                         return None
                     raise self._failed(wanted, job)
-                self._watched = True
             self._pause(self._options.endpoint_poll_s, cancel)
 
     def _report(self, job: Job, emit: Emit) -> None:
@@ -201,24 +203,25 @@ class TuningRun:
         progress = {"step": step, "total_steps": self._total, "loss": self._losses[step], "eta_s": eta_s}
         emit({"progress": progress})
 
-    def _wait_until_served(self, wanted: _Wanted, job: Job, cancel: Cancel) -> None:
-        """An endpoint may need some minutes before it serves what it has trained. Raises Unavailable, and where the model was there once,
-        or has been waited for before, Conflict: asked for again, another one is trained."""
+    def _is_served(self, job: Job, cancel: Cancel) -> bool:
+        """Waits for it: an endpoint may need some minutes. False: the job has ended long ago, so the model was deleted since. Raises
+        Unavailable."""
         end = time.monotonic() + self._options.endpoint_patience_s
         while True:
             try:
                 if self._api.serves(job.model):
-                    return
+                    return True
+                if job.end_time and time.time() - job.end_time > _SERVED_WITHIN_S:
+                    return False
             except _AWAY as error:
                 log.warning("%s", error.message)
             if time.monotonic() > end:
-                break
+                raise errors.Unavailable(
+                    f"The endpoint at {self._spec.endpoint} has trained {job.model} (job {job.id}) and does not serve it yet. Asked for again, "
+                    "the run waits again.",
+                    field="endpoint",
+                )
             self._pause(self._options.endpoint_poll_s, cancel)
-        unserved = f"The endpoint at {self._spec.endpoint} has trained {job.model} (job {job.id}) and does not serve it"
-        if self._watched:
-            raise errors.Unavailable(f"{unserved} yet. Asked for again, the run waits again.")
-        self._records.end(wanted.number, f"{job.model} is not served")
-        raise errors.Conflict(f"{unserved}; was it deleted? Asked for again, the run trains another one.")
 
     def _failed(self, wanted: _Wanted, job: Job) -> errors.SemiEvolError:
         """The job's own words."""

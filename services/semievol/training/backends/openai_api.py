@@ -39,7 +39,7 @@ _FIELDS = {  # a parameter of the API -> the run file's key
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as it stands. `status`: validating_files | queued | running | succeeded | failed | cancelled; `model`: what it made; `error_*`: of a
-    failed job; `finish_time`: when it is expected to be done, seconds since 1970, 0 if unknown."""
+    failed job; `finish_time`: when it is expected to be done, `end_time`: when it was, seconds since 1970, 0 if unknown."""
 
     id: str
     status: str
@@ -48,6 +48,7 @@ class Job:
     error_code: str = ""
     error_param: str = ""
     finish_time: float = 0.0
+    end_time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class FineTuningApi:
                 str(error.code or "") if error else "",
                 str(error.param or "") if error else "",
                 float(found.estimated_finish or 0),
+                float(found.finished_at or 0),
             )
 
     def find(self, metadata: Mapping[str, str], file: str) -> str | None:
