@@ -31,7 +31,7 @@ from tests.training_runs import Bench
 
 MODEL = "small-model"
 CHAT = "/v1/chat/completions"
-START_S = 60.0  # until a process of ours has asked for its first job
+START_S = 120.0  # until a process of ours has asked for its first job
 
 
 def guessing(model: str, messages: Sequence[Message], seed: int) -> str:
