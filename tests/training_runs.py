@@ -36,7 +36,8 @@ class Bench:
     """Where a test trains."""
 
     directory: Path
-    model: Path
+    model: Path | str
+    endpoint: str = ""
 
     def __post_init__(self) -> None:
         self.store = str(self.directory / "store")
@@ -49,6 +50,8 @@ class Bench:
             "checkpoints": str(self.directory / "checkpoints"),
             "device": "cpu",
             "precision": "float32",
+            "endpoint": self.endpoint,
+            "endpoint_poll_s": 0.01,
         }
         return JobOptions(**(values | changes))  # type: ignore[arg-type]
 
@@ -66,5 +69,6 @@ class Bench:
             "learning_rate": 1e-2,
             "lora_rank": 4,
             "lora_alpha": 8,
+            "endpoint": self.endpoint,
         }
         return TrainingSpec(**(values | changes))  # type: ignore[arg-type]

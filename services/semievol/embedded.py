@@ -43,8 +43,9 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
-    """`engine`: transformers, vllm, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
-    (child processes). `port`: the first of eight; 0 means any free ones.
+    """`engine`: transformers, vllm, or the URL of an OpenAI-compatible endpoint that serves `model`. `trainer`: peft, or openai, where that
+    endpoint trains, too, and nothing is computed here. `launcher`: inline (threads) or subprocess (child processes). `port`: the first
+    of eight; 0 means any free ones.
 
     `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
     `lasting`: other commands may give these services work, and clients of the OpenAI API too; without it they end with the command that
@@ -60,6 +61,16 @@ class EmbeddedSettings:
     lasting: bool = False
     store: str = ""
     milvus: str = ""
+    trainer: str = "peft"
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the endpoint that answers; empty where an engine of our own does."""
+        return self.engine if is_url(self.engine) else ""
+
+    @property
+    def endpoint_alone(self) -> bool:
+        return bool(self.endpoint) and self.trainer == "openai"
 
 
 class Embedded:
@@ -150,14 +161,15 @@ class Embedded:
         from semievol.generation.settings import GenerationSettings
 
         one = self._settings
-        endpoint = one.engine if is_url(one.engine) else ""
+        alone: dict[str, Any] = {"endpoint_only": True} if one.endpoint_alone else {}  # else the environment may say so
         settings = GenerationSettings(
             backend="vllm" if one.engine == "vllm" else "auto",
             placement=one.placement,
-            endpoint=endpoint,
+            endpoint=one.endpoint,
             model=one.model,
             store=self._store_uri,
             cache=self._home / "cache",
+            **alone,
         )
         return server.service(settings)
 
@@ -174,8 +186,12 @@ class Embedded:
         from semievol.training import server
         from semievol.training.settings import TrainingSettings
 
+        there: dict[str, Any] = {"endpoint": self._settings.endpoint} if self._settings.endpoint_alone else {}
         settings = TrainingSettings(
-            store=self._store_uri, cache=self._home / "cache", checkpoints=self._home / "cache" / "checkpoints"
+            store=self._store_uri,
+            cache=self._home / "cache",
+            checkpoints=self._home / "cache" / "checkpoints",
+            **there,
         )
         return server.service(settings, self._launcher(), Artifacts(open_store(self._store_uri)))
 
@@ -258,6 +274,7 @@ class Embedded:
             "model": self._settings.model,
             "embedding": self._settings.embedding,
             "engine": self._settings.engine,
+            "trainer": self._settings.trainer,
             "lasting": self._settings.lasting,
             "store": self._backends.store,
             "milvus": self._backends.milvus,

@@ -289,9 +289,11 @@ class AdapterHost(Protocol):
     def models(self) -> list[ModelInfo]: ...
 
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
-        """`uri` names a published adapter (`artifact:<step key>`). The same name and content again is a no-op.
+        """`uri` names a published adapter or a model that the engine's endpoint trained (`artifact:<step key>`). The same name and content
+        again is a no-op.
 
-        Raises NotFound (uri), Corrupt, AlreadyExists (name taken by other content), InvalidInput (not an adapter for this base).
+        Raises NotFound (uri), Corrupt, AlreadyExists (name taken by other content), InvalidInput (not for this base or this engine),
+        Unavailable (the endpoint does not serve it yet).
         """
         ...
 
@@ -360,7 +362,9 @@ class TrainingState:
 class TrainingSpec:
     """FT(M_base, D). Defaults: METHOD.md, "Parameters" (Tables 4-5, App. B of the paper).
 
-    `dataset_uri` names a JSONL artifact file of `{prompt, completion}` examples (`artifact:<step key>/train.jsonl`).
+    `dataset_uri` names a JSONL artifact file of `{prompt, completion}` examples (`artifact:<step key>/train.jsonl`). `endpoint`: URL of the
+    OpenAI-compatible API that trains `base_model`, which is then its name there; empty: LoRA, by the service's own jobs. An endpoint knows
+    neither rank nor scale nor cutoff, and makes one update of `batch_size` x `gradient_accumulation` examples.
     """
 
     base_model: str
@@ -374,6 +378,7 @@ class TrainingSpec:
     max_tokens: int = 1024
     warmup_ratio: float = 0.1
     seed: int = 0
+    endpoint: str = ""
 
 
 class Trainer(Protocol):

@@ -133,7 +133,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             world = _tiny_world(root, request.getfixturevalue("tiny_chat_model"), backend)
         if "endpoint" in around:
             double = stack.enter_context(OpenAIDouble(world.engine, max_model_len=512, end_token="<|im_end|>").running())
-            endpoint = OpenAIEngine(double.endpoint, world.base)
+            endpoint = OpenAIEngine(double.endpoint, world.base, artifacts=world.artifacts)
             stack.callback(endpoint.close)
             ours = world.engine
             split = SplitEngine(endpoint, lambda: ours, ours.models()[0].base_sha256, "here")
@@ -510,8 +510,9 @@ def test_an_endpoint_says_what_it_cannot_do_and_what_to_do_instead(world: World)
     assert base.engine.startswith("openai/tests@http://127.0.0.1:")
     with pytest.raises(errors.NotSupported, match="entropy_source: generated"):
         world.engine.score(BASE_MODEL, [ScoreRequest("a", PROMPTS[0].messages, "b")])
-    with pytest.raises(errors.NotSupported, match="no adapters of ours"):
+    with pytest.raises(errors.InvalidInput, match=r"holds weights \(PEFT\).*engine: transformers") as caught:
         world.engine.load_adapter("new", world.adapters[0])
+    assert caught.value.field == "uri"
     for call in (
         lambda: world.engine.generate(BASE_MODEL, [Prompt("raw", text="Once")], GREEDY),
         lambda: list(world.engine.chat(BASE_MODEL, Prompt("raw", text="Once"), GREEDY)),

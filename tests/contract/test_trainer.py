@@ -1,9 +1,10 @@
-"""What every Trainer does: the fake, the service with real jobs on a tiny model, and the gRPC client in front of each."""
+"""What every Trainer does: the fake, the service with real jobs on a tiny model and on an endpoint that trains (a double), and the gRPC client in
+front of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from semievol.client.training import TrainingClient
 from semievol.common import errors
 from semievol.common.artifacts import blob_path
 from semievol.common.keys import content_key
+from semievol.common.trained_models import naming_file
+from semievol.generation.backends.fake import FakeEngine
 from semievol.launchers.inline import InlineLauncher
 from semievol.ports import Trainer
 from semievol.training.backends.fake import FakeTrainer
+from semievol.training.backends.openai import cancel_job
 from semievol.training.core import TrainingService
 from semievol.training.server import around
 from semievol.training.settings import TrainingSettings
 
 from tests.running import running
+from tests.servers.openai_tuning import TuningDouble
 from tests.training_runs import Bench
 
 LONG = 5000.0  # epochs: nobody waits for the end
@@ -33,6 +38,11 @@ class Subject:
     bench: Bench
     count: int = 0
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether an endpoint trains."""
+        return bool(self.bench.endpoint)
+
     def key(self) -> str:
         self.count += 1
         return content_key(["run", self.count])
@@ -45,25 +55,27 @@ def backend(kind: str, bench: Bench) -> Iterator[Trainer]:
         return
     launcher = InlineLauncher()
     try:
-        yield TrainingService(bench.artifacts, launcher, bench.options(), poll_s=0.02)
+        yield TrainingService(bench.artifacts, launcher, bench.options(), poll_s=0.02, cancel_elsewhere=cancel_job)
     finally:
         launcher.close()
 
 
-@pytest.fixture(scope="module", params=["fake", "client-fake", "peft", "client-peft"])
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, word_model: Path) -> Iterator[Subject]:
-    bench = Bench(tmp_path_factory.mktemp("trainer"), word_model)
-    with backend(request.param, bench) as trainer:
-        if not request.param.startswith("client"):
-            yield Subject(trainer, bench)
-            return
-        with running(around(trainer, TrainingSettings())) as address:
-            client = TrainingClient(address)
-            yield Subject(client, bench)
-            client.close()
+@pytest.fixture(scope="module", params=["fake", "client-fake", "peft", "client-peft", "openai", "client-openai"])
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    with ExitStack() as stack:
+        if request.param.endswith("openai"):
+            endpoint = stack.enter_context(TuningDouble(FakeEngine(base="small-model"), max_epochs=int(LONG)).running())
+            bench = Bench(tmp_path_factory.mktemp("trainer"), "small-model", endpoint.endpoint)
+        else:
+            bench = Bench(tmp_path_factory.mktemp("trainer"), request.getfixturevalue("word_model"))
+        trainer = stack.enter_context(backend(request.param, bench))
+        if request.param.startswith("client"):
+            address = stack.enter_context(running(around(trainer, TrainingSettings())))
+            trainer = stack.enter_context(closing(TrainingClient(address)))
+        yield Subject(trainer, bench)
 
 
-def test_a_run_goes_from_pending_to_succeeded_and_publishes_an_adapter(subject: Subject) -> None:
+def test_a_run_goes_from_pending_to_succeeded_and_publishes_a_model(subject: Subject) -> None:
     key = subject.key()
     assert subject.trainer.create_run(key, subject.bench.spec()).state == "pending"
     states = list(subject.trainer.watch_run(key))
@@ -72,7 +84,8 @@ def test_a_run_goes_from_pending_to_succeeded_and_publishes_an_adapter(subject: 
     assert states[-1].loss > 0
     assert [state.step for state in states] == sorted(state.step for state in states)
     manifest, _ = subject.bench.artifacts.resolve(states[-1].adapter_uri, field="uri")
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= {file.path for file in manifest.files}
+    published = {"openai_model.json"} if subject.elsewhere else {"adapter_config.json", "adapter_model.safetensors"}
+    assert published <= {file.path for file in manifest.files}
 
 
 def test_the_same_key_again_is_the_same_run(subject: Subject) -> None:
@@ -92,15 +105,15 @@ def test_another_spec_under_the_same_key_is_refused(subject: Subject) -> None:
     assert caught.value.field == "key"
 
 
-def test_equal_work_under_two_keys_gives_equal_adapters(subject: Subject) -> None:
+def test_equal_work_under_two_keys_gives_equal_adapters_but_an_endpoint_makes_two_models(subject: Subject) -> None:
     digests = []
     for _ in range(2):
         key = subject.key()
         subject.trainer.create_run(key, subject.bench.spec())
         state = list(subject.trainer.watch_run(key))[-1]
         manifest, _ = subject.bench.artifacts.resolve(state.adapter_uri, field="uri")
-        digests.append(manifest.file("adapter_model.safetensors").sha256)
-    assert digests[0] == digests[1]
+        digests.append(naming_file(manifest.files).sha256)
+    assert (digests[0] == digests[1]) is not subject.elsewhere
 
 
 def test_a_cancelled_run_is_cancelled_and_can_be_asked_for_again(subject: Subject) -> None:
@@ -136,7 +149,7 @@ def test_an_adapter_that_is_damaged_behind_our_back_is_trained_again_when_its_ru
     subject.trainer.create_run(key, subject.bench.spec())
     final = list(subject.trainer.watch_run(key))[-1]
     manifest, _ = subject.bench.artifacts.resolve(final.adapter_uri, field="uri")
-    blob = Path(subject.bench.store, blob_path(manifest.file("adapter_model.safetensors").sha256))
+    blob = Path(subject.bench.store, blob_path(naming_file(manifest.files).sha256))
     intact = blob.read_bytes()
     blob.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
     assert subject.trainer.create_run(key, subject.bench.spec()).state == "pending"

@@ -59,6 +59,25 @@ def test_the_calls_that_a_plan_counts_are_those_that_the_run_makes(tmp_path: Pat
         assert total.search_count == 20
 
 
+def test_a_plan_counts_the_answers_that_replace_scores_where_no_warm_model_answers(tmp_path: Path) -> None:
+    """`entropy_source: generated` without a warm collaborator: 20 rows, two collaborators, all judged, all answered once more by the base,
+    two models on 20 test rows: 40 + 20 + 20 + 40 replies."""
+    replies: list[str] = []
+
+    def counted(model: str, messages: Sequence[Message], seed: int) -> str:
+        replies.append(model)
+        return colour_script("knowing", messages, seed)
+
+    with fake_suite(tmp_path, counted) as suite:
+        base = [{"model": "base", "references": k} for k in (0, 1)]
+        spec = suite.spec(judge="all", in_weight=False, entropy_source="generated", collaborators=base)
+        total = suite.client.plan(spec).total
+        replies.clear()
+        assert suite.run(spec)["error"] == ""
+        assert total.generation_count == len(replies) == 120
+        assert total.score_count == 0
+
+
 def test_updates_are_those_of_the_trainer(suite: Suite) -> None:
     """2 epochs; 20 rows in updates of 8 are 3 an epoch; with half of the 20 unlabeled ones, 30 rows are 4."""
     steps = by_step(suite.client.plan(suite.spec()))

@@ -12,6 +12,7 @@ import pytest
 from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.keys import derive_seed
+from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.backends.tei import TeiEmbedder
 from semievol.generation.backends.fake import FakeEngine
@@ -134,3 +135,11 @@ def test_a_run_that_names_other_servers_than_those_at_work_is_refused(
         with pytest.raises(errors.Conflict, match=f"semievol serve --{field}") as caught:
             suite.client.submit(spec)
     assert caught.value.field == field
+
+
+def test_doctor_asks_no_endpoint_to_train_and_says_so(tmp_path: Path) -> None:
+    with suite_elsewhere(tmp_path) as (suite, _, endpoint):
+        findings = {one.name: one for one in suite.client.diagnose(train=True).findings}
+    assert findings["training"].status == pb.FINDING_STATUS_WARNING
+    assert f"{endpoint.endpoint} trains for money" in findings["training"].message
+    assert suite.trainer.created == 0

@@ -46,6 +46,10 @@ class OpenAIDouble(HttpDouble):
     def endpoint(self) -> str:
         return f"{self.url}/v1"
 
+    def engine_of(self, name: str) -> Engine:
+        """What answers for one of `names`."""
+        return self.engine
+
     def answer(self, call: Call) -> Answer:
         if self.api_key and call.headers.get("authorization") != f"Bearer {self.api_key}":
             return _error(401, "Incorrect API key provided.", "invalid_api_key")
@@ -74,7 +78,7 @@ class OpenAIDouble(HttpDouble):
         try:
             if body.get("stream"):
                 return Answer(lines=tuple(self._stream(prompt, sampling, body)))
-            (generation,) = self.engine.generate(BASE_MODEL, [prompt], sampling)
+            (generation,) = self.engine_of(body["model"]).generate(BASE_MODEL, [prompt], sampling)
         except errors.InvalidInput as error:
             if "tokens; the model takes" in error.message:
                 return _error(400, f"This model's maximum context length is exceeded. {error.message}", "context_length_exceeded")
@@ -116,7 +120,7 @@ class OpenAIDouble(HttpDouble):
 
         yield chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}])
         last = ChatDelta("")
-        for last in self.engine.chat(BASE_MODEL, prompt, sampling):
+        for last in self.engine_of(body["model"]).chat(BASE_MODEL, prompt, sampling):
             reason = str(last.finish_reason) if last.finish_reason else None
             listed = self._listed(last, end=reason == "stop")
             yield chunk([{"index": 0, "delta": {"content": last.text}, "finish_reason": reason, "logprobs": listed}])

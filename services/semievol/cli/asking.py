@@ -84,7 +84,8 @@ def served(target: Target, wanted: Wanted, address: str, *, base: bool) -> Itera
 
     with contextlib.ExitStack() as stack:
         if not address:
-            address = stack.enter_context(generation(target.home, wanted.model.base, store=target.store))
+            endpoint = wanted.spec.engine if wanted.spec.trainer == "openai" else ""
+            address = stack.enter_context(generation(target.home, wanted.model.base, store=target.store, endpoint=endpoint))
         client = stack.enter_context(contextlib.closing(GenerationClient(address)))
         if base:
             yield client, next(model for model in client.models() if model.name == BASE_MODEL)

@@ -124,7 +124,7 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
     Raises Conflict (they serve other models, or keep things elsewhere), Busy (another process holds the home, and its services, if any,
     end with it).
     """
-    wanted = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine}
+    wanted = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine, "trainer": spec.trainer}
     record = _lasting_suite(home)
     if record is not None:
         _check_models(home, record, wanted)
@@ -136,25 +136,27 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
     announce_backends(home, store=store, milvus=milvus)
     _announce_start("the services", spec.model)
     settings = EmbeddedSettings(
-        home, spec.model, spec.embedding, spec.engine, spec.placement, launcher, store=store, milvus=milvus
+        home, spec.model, spec.embedding, spec.engine, spec.placement, launcher, store=store, milvus=milvus, trainer=spec.trainer
     )
     with Embedded(settings) as embedded:
         yield Suite(embedded.addresses, here=True)
 
 
 @contextlib.contextmanager
-def generation(home: Path, model: str, *, store: str = "") -> Iterator[str]:
-    """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict."""
+def generation(home: Path, model: str, *, store: str = "", endpoint: str = "") -> Iterator[str]:
+    """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict. `endpoint`: that
+    trained the model, and alone serves it."""
     record = live_suite(home)
     if record is not None:
-        _check_models(home, record, {"model": model})
+        _check_models(home, record, {"model": model} | ({"engine": endpoint} if endpoint else {}))
         _check_backends(home, record, store=store)
         yield record["addresses"]["generation"]
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
     _announce_start("the generation service", model)
-    with Embedded(EmbeddedSettings(home=home, model=model, store=store), only="generation") as embedded:
+    there: dict[str, Any] = {"engine": endpoint, "trainer": "openai"} if endpoint else {}
+    with Embedded(EmbeddedSettings(home=home, model=model, store=store, **there), only="generation") as embedded:
         yield embedded.addresses["generation"]
 
 

@@ -145,6 +145,10 @@ KEYS = (
         values="`transformers`, `vllm` (`make setup-vllm`), or a URL such as `http://host:8000/v1`",
     ),
     Key("placement", "vLLM's engines: one for all weights, or one for each of base, warm and evolved (docs/vllm.md)."),
+    Key(
+        "trainer",
+        "What fine-tunes: this machine (LoRA), or the endpoint of `engine` by its fine-tuning API, which then needs no weights here.",
+    ),
 )
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec, "gate": GateSpec}

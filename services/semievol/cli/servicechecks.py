@@ -21,6 +21,9 @@ from semievol.embedded import SERVICES, Embedded, EmbeddedSettings
 _STATUS = {pb.FINDING_STATUS_OK: OK, pb.FINDING_STATUS_WARNING: WARN, pb.FINDING_STATUS_FAILED: FAIL}
 
 
+_SERVED = ("model", "embedding", "engine", "trainer")  # what services.json says of
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What services that are started for this serve and where they keep things; empty: the suite's defaults, what the home remembers."""
@@ -28,6 +31,7 @@ class Wanted:
     model: str = ""
     embedding: str = ""
     engine: str = ""
+    trainer: str = ""
     store: str = ""
     milvus: str = ""
 
@@ -42,7 +46,7 @@ def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Check]:
         yield from _started(target.home, wanted, train=train)
         return
     serving = f"running in process {record['pid']} with {record['model']} and {record['embedding']}"
-    others = [one for key in ("model", "embedding", "engine") if (one := getattr(wanted, key)) not in ("", record.get(key))]
+    others = [one for key in _SERVED if (one := getattr(wanted, key)) not in ("", record.get(key, one))]
     if others:
         yield Check("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
     else:
@@ -72,6 +76,7 @@ def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Check]:
         model=wanted.model or default.model,
         embedding=wanted.embedding or default.embedding,
         engine=wanted.engine or default.engine,
+        trainer=wanted.trainer or default.trainer,
         store=wanted.store,
         milvus=wanted.milvus,
     )

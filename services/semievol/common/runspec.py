@@ -144,6 +144,7 @@ class RunSpec(_Strict):
     shard_rows: int = Field(64, ge=1, le=65536)
     engine: str = "transformers"
     placement: Literal["auto", "shared", "dedicated"] = "auto"
+    trainer: Literal["peft", "openai"] = "peft"
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -165,6 +166,30 @@ class RunSpec(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _endpoint_can_train(self) -> RunSpec:
+        """What an endpoint that trains cannot do, or does not know."""
+        if self.trainer == "peft":
+            return self
+        if not is_url(self.engine):
+            raise ValueError(f"trainer is openai, but engine is {self.engine}: name the endpoint that trains and answers there")
+        for key, wanted in (("entropy_source", "generated"), ("threshold_reference", "unlabeled")):
+            if getattr(self, key) != wanted:
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, which needs scores, and an endpoint gives none: set {key}: {wanted}"
+                )
+        for key in ("lora_rank", "lora_alpha", "max_tokens"):
+            if getattr(self.train, key) != TrainSpec.model_fields[key].default:
+                raise ValueError(f"train.{key} means nothing to an endpoint that trains (trainer: openai): leave it out")
+        if self.train.epochs != round(self.train.epochs):
+            raise ValueError(f"train.epochs is {self.train.epochs:g}, but an endpoint trains whole epochs")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_old_trainer(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs from before there were others keep their ids."""
+        return {name: value for name, value in serialize(self).items() if name != "trainer" or value != "peft"}
+
     @property
     def holdout(self) -> tuple[float, int]:
         """The share of the labeled rows that is kept out for the gate (0: none), and how few are not worth it.
@@ -177,8 +202,8 @@ class RunSpec(_Strict):
 
     @property
     def endpoint(self) -> str:
-        """URL of the OpenAI-compatible endpoint that answers; empty where an engine of our own does."""
-        return self.engine if is_url(self.engine) else ""
+        """URL of the OpenAI-compatible endpoint that answers, without a slash at its end; empty where an engine of our own does."""
+        return self.engine.rstrip("/") if is_url(self.engine) else ""
 
     def collaborator_list(self) -> tuple[Collaborator, ...]:
         """The n configurations of Eq. 4: as given, or sampled from {base, warm} x {0..k} by the run's seed."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Artifacts, Look, blob_path, parse_uri
+from semievol.common.trained_models import ENDPOINT_MODEL, PEFT_CONFIG
 from semievol.controller.plan import StepPlan
 from semievol.controller.registry import Model, Registry
 from semievol.controller.runs import RunRecord
@@ -59,7 +60,8 @@ def garbage(artifacts: Artifacts, runs: list[RunRecord], models: list[Model]) ->
 def stray_directories(models_directory: Path, models: list[Model]) -> list[Path]:
     """Laid-out models that are registered no more."""
     known = {model.name for model in models}
-    return sorted(file.parent for file in models_directory.glob("*/adapter_config.json") if file.parent.name not in known)
+    laid_out = {file.parent for name in (PEFT_CONFIG, ENDPOINT_MODEL) for file in models_directory.glob(f"*/{name}")}
+    return sorted(directory for directory in laid_out if directory.name not in known)
 
 
 def _uploads(run: RunRecord) -> list[str]:

@@ -17,6 +17,7 @@ from semievol.common import errors
 from semievol.common.artifacts import Artifacts, Manifest, uri
 from semievol.common.keys import canonical_json, content_key
 from semievol.common.stores.probe import probe
+from semievol.controller.resolve import endpoint_of
 from semievol.controller.runs import RunStore, run_state
 from semievol.controller.trial import Models
 from semievol.ports import (
@@ -81,7 +82,7 @@ _ADVICE = {
     "embedding": "Look at the embedding service's log; its model is `embedding` in the run file.",
     "retrieval": "Look at the retrieval service and at Milvus behind it (SEMIEVOL_RETRIEVAL_URI); Milvus Lite allows one process a file.",
     "generation": "Look at the generation service's log; its model is `model` in the run file.",
-    "scoring": "With `entropy_source: generated` and `in_weight: false` a run needs no scores.",
+    "scoring": "With `entropy_source: generated` a run needs no scores.",
     "judging": "Look at the judging service's log, and at generation, which it asks.",
     "training": "Look at the training service's log and at the memory.",
 }
@@ -136,8 +137,8 @@ def _tried(name: str, trial: Callable[[Cancel], str], limit_s: float, cancel: Ca
 
 
 def failed(name: str, error: errors.SemiEvolError) -> Finding:
-    """A part that can be done without is a warning."""
-    dispensable = name == "scoring" and isinstance(error, errors.NotSupported)
+    """A part that can be done without, or is not to be tried, is a warning."""
+    dispensable = name in ("scoring", "training") and isinstance(error, errors.NotSupported)
     if dispensable:
         return Finding(name, "warning", error.message, _ADVICE[name])
     return Finding(name, "failed", error.message, _ADVICE.get(name, ""), exit_code=error.exit_code)
@@ -203,7 +204,11 @@ def _reach(trainer: Trainer) -> str:
 
 def _train(parts: Parts, stop: Cancel) -> str:
     """One update on one example, under keys of its own, whose records are removed afterwards; the bytes are gc's."""
-    store, base = parts.artifacts.store, parts.engine().models()[0].base
+    store, served = parts.artifacts.store, parts.engine().models()[0]
+    url, alone = endpoint_of(served.engine)
+    if alone:
+        raise errors.NotSupported(f"Not tried: {url} trains for money. A run with `trainer: openai` and few rows would try it.")
+    base = served.base
     dataset, key = content_key(["doctor", uuid.uuid4().hex]), content_key(["doctor", uuid.uuid4().hex])
     example = {"row_id": "trial", "prompt": [{"role": "user", "content": _ASKED[0].content}], "completion": "blue"}
     files = {"train.jsonl": canonical_json({**example, "source": "labeled"})}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from semievol.algorithm.semievol import STEPS
+from semievol.algorithm.types import Weights
 from semievol.common.runspec import RunSpec
 from semievol.controller.history import Counts, History
 from semievol.controller.plan import StepPlan
@@ -140,6 +141,8 @@ class Estimator:
         seen = made.rows * train.epochs
         updates = total_updates(made.rows, train.epochs, train.batch_size * train.gradient_accumulation) if made.rows else 0
         read, written = seen * prompt, seen * self._measured.response_tokens
+        if self._spec.trainer == "openai":  # at a speed that nobody knows before it has been seen
+            return replace(made, updates=updates, prompt_tokens=round(read), output_tokens=round(written))
         seconds = _PASSES_OF_TRAINING * (read + written) / self._measured.prompt_speed
         return replace(
             made, updates=updates, prompt_tokens=round(read), output_tokens=round(written), seconds=seconds, basis="assumed"
@@ -174,9 +177,17 @@ class Estimator:
             basis="trial" if replies else "",
         )
 
+    def _answers_once_more(self, made: StepForecast) -> StepForecast:
+        """`entropy_source: generated`: seen while sampling, but for rows whose response another model wrote. Without a warm collaborator these
+        are all of them; else few, and not counted."""
+        if any(one.model is Weights.WARM for one in self._spec.collaborator_list()):
+            return made
+        read = made.rows * self._measured.tokens(PLAIN, self._mean_bytes["unlabeled"])
+        return self._replies(made, made.rows, read, base=not self._spec.in_weight)
+
     def _score(self, made: StepForecast, counts: Counts) -> StepForecast:
         if self._spec.entropy_source == "generated" and made.name == "score":
-            return made  # seen while sampling, but for rows whose response another model wrote
+            return self._answers_once_more(made)
         role = "labeled" if made.name == "score-labeled" else "unlabeled"
         read = made.rows * self._measured.tokens(PLAIN, self._mean_bytes[role])
         written = made.rows * self._measured.response_tokens

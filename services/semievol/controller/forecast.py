@@ -211,6 +211,12 @@ def _notes(spec: RunSpec, measured: Measured, estimator: Estimator, costs: Seque
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if "trial" in bases and load > _BUSY * cores:
         notes.append(f"This machine is busy (load {load:.0f} on {cores} cores): times from the trial are too long by as much.")
+    if spec.trainer == "openai":
+        tokens = sum(cost.prompt_tokens + cost.output_tokens for cost in costs if cost.updates and not cost.reused)
+        notes.append(
+            f"The endpoint trains on about {tokens} tokens, by the base model's count. It bills for them, and for the others; how long it "
+            "takes is known when a run has done it, and in no sum here before."
+        )
     if "assumed" in bases:
         notes.append("Time with basis `assumed`: training at a third of the speed at which the trial read prompts.")
     if known_from:

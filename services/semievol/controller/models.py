@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from semievol.common.artifacts import Artifacts, uri
+from semievol.common.trained_models import naming_file
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.registry import Model, Registry
 from semievol.controller.runs import RunRecord
 
-ADAPTER_FILE = "adapter_model.safetensors"
 ROLES = {"warm": "warm", "evolve": "evolved"}  # step -> role
 
 
@@ -32,7 +32,7 @@ def models_of(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan]) -> li
     for step in steps:
         if step.name in ROLES and step.state is StepState.DONE:
             role, manifest = ROLES[step.name], step.manifests[None]
-            sha256 = manifest.file(ADAPTER_FILE).sha256
+            sha256 = naming_file(manifest.files).sha256
             accuracy = (reports.get(step.iteration, {}).get("accuracy", {}).get(role) or {}).get("value")
             name = f"{run.spec.name}-{role}-{sha256[:8]}"
             found.append(Model(name, role, run.id, step.iteration, run.spec.model, uri(manifest.key), sha256, accuracy))

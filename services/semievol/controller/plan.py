@@ -222,6 +222,10 @@ def _params(step: Step, spec: RunSpec, resolved: Resolved, configuration: Config
     """Everything besides its inputs that a step's result depends on, and nothing else: it goes into the key."""
     task = spec.task.model_dump(mode="json")
     model = {"base_sha256": resolved.base_sha256, "engine": resolved.engine, "task": task, "max_tokens": spec.max_tokens}
+    if step.kind == "train" and spec.trainer == "openai":
+        train = spec.train.model_dump(include={"epochs", "learning_rate", "batch_size", "gradient_accumulation"})
+        there = {"endpoint": spec.endpoint, "engine": resolved.engine}
+        return {"base_model": spec.model, "base_sha256": resolved.base_sha256, "seed": spec.seed, **train, **there}
     if step.kind == "train":
         train = spec.train.model_dump(exclude={"references"}) | {"lora_alpha": spec.train.lora_alpha or 2 * spec.train.lora_rank}
         return {"base_model": spec.model, "base_sha256": resolved.base_sha256, "seed": spec.seed, **train}

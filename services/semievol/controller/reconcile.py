@@ -317,7 +317,10 @@ class RunDriver:
         return latest
 
     def _end_jobs(self) -> None:
+        """What an endpoint trains goes on, unless somebody wants the run cancelled: it costs money, and the run finds it again."""
         for job in self._active.values():
+            if job.training and job.training.elsewhere and not self._cancelled:
+                continue
             if job.training:
                 job.training.cancel()
             else:

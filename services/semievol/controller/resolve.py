@@ -24,21 +24,41 @@ class Resolver:
         if base.base != spec.model:
             raise _mismatch("model", spec.model, "generation", base.base)
         _check_engine(spec, base.engine)
+        _check_trainer(spec, base.engine)
         embedder = self._embedding().info()
         if embedder.model != spec.embedding:
             raise _mismatch("embedding", spec.embedding, "embedding", embedder.model)
         return Resolved(base.base_sha256, base.engine, embedder.sha256)
 
 
-def _check_engine(spec: RunSpec, engine: str) -> None:
-    """`engine`: `transformers/...`; `vllm/...`; `openai/OWNER@URL`, an endpoint alone; or both with ` + ` in between, where this machine does the rest."""
+def endpoint_of(engine: str) -> tuple[str, bool]:
+    """The endpoint's URL, empty for none, and whether it is all there is.
+
+    `engine`: `transformers/...`; `vllm/...`; `openai/OWNER@URL`, an endpoint alone; or both with ` + ` in between, where this machine
+    does the rest."""
     endpoint, _, here = engine.partition(" + ")
     url = endpoint.partition("@")[2] if endpoint.startswith("openai/") else ""
-    served = url or endpoint.partition("/")[0]
+    return url, bool(url and not here)
+
+
+def _check_trainer(spec: RunSpec, engine: str) -> None:
+    """What an endpoint trains is served by an engine that is nothing but the endpoint."""
+    _, alone = endpoint_of(engine)
+    if spec.trainer == "openai" and not alone:
+        raise errors.Conflict(
+            f"The run asks for trainer: openai, but the generation service computes trained models on its own machine. Start the services with "
+            f"`semievol serve --engine {spec.endpoint} --trainer openai`, or set SEMIEVOL_GENERATION_ENDPOINT_ONLY for it.",
+            field="trainer",
+        )
+
+
+def _check_engine(spec: RunSpec, engine: str) -> None:
+    url, alone = endpoint_of(engine)
+    served = url or engine.partition("/")[0]
     # what else answers (a fake of the tests) stands for the default
-    if url != spec.endpoint.rstrip("/") or (served == "vllm") != (spec.engine == "vllm"):
+    if url != spec.endpoint or (served == "vllm") != (spec.engine == "vllm"):
         raise _mismatch("engine", spec.engine, "generation", served or "transformers")
-    if not url or here:
+    if not alone or spec.trainer == "openai":  # what that cannot do, the spec itself says
         return
     unfit = {
         "in_weight": "in_weight: false" if spec.in_weight else "",
@@ -52,7 +72,7 @@ def _check_engine(spec: RunSpec, engine: str) -> None:
     if wanted:
         raise errors.InvalidInput(
             f"The generation service answers from {url} and has nothing else: no warm or evolved model, no scores. "
-            f"Set {', '.join(wanted)}; or start it without SEMIEVOL_GENERATION_ENDPOINT_ONLY.",
+            f"Set {', '.join(wanted)}; or start it without SEMIEVOL_GENERATION_ENDPOINT_ONLY; or let the endpoint train (trainer: openai).",
             field=next(key for key, words in unfit.items() if words),
         )
 

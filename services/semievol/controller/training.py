@@ -18,13 +18,14 @@ _TRAINER_FIELDS = (
     "gradient_accumulation",
     "max_tokens",
     "seed",
+    "endpoint",
 )
 
 
 def training_spec(work: Work) -> TrainingSpec:
     """FT(M_base, D) as the training service wants it."""
     dataset = work.inputs["examples"][0]
-    values = {name: work.params[name] for name in _TRAINER_FIELDS}
+    values = {name: work.params[name] for name in _TRAINER_FIELDS if name in work.params}
     return TrainingSpec(base_model=work.params["base_model"], dataset_uri=uri(dataset.key, dataset.file.path), **values)
 
 
@@ -34,6 +35,7 @@ class TrainingJob:
     def __init__(self, trainer: Trainer, work: Work) -> None:
         self._trainer = trainer
         self._key = work.key
+        self.elsewhere = bool(work.params.get("endpoint"))  # an endpoint trains, and goes on without us
         self._state: TrainingState = trainer.create_run(work.key, training_spec(work))
 
     def status(self) -> JobStatus:

@@ -10,10 +10,10 @@ from pathlib import Path
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.keys import sha256_file
+from semievol.common.trained_models import ENDPOINT_MODEL, PEFT_CONFIG, PEFT_WEIGHTS
 from semievol.ports import BASE_MODEL
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = PEFT_CONFIG, PEFT_WEIGHTS
 _NAME = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 
 
@@ -51,6 +51,12 @@ class Adapters:
             raise errors.NotFound(f"There is no artifact {uri}: this engine has no artifact store.", field="uri")
         manifest, file = self._artifacts.resolve(uri, field="uri")
         digests = {one.path: one.sha256 for one in manifest.files}
+        if file is None and ENDPOINT_MODEL in digests:
+            raise errors.InvalidInput(
+                f"{uri} is a model that an endpoint trained and serves, and this engine serves weights; start the services with "
+                "the run's engine and trainer: `semievol serve --engine URL --trainer openai`.",
+                field="uri",
+            )
         if file is not None or not {CONFIG, WEIGHTS} <= digests.keys():
             raise errors.InvalidInput(f"{uri} is not a published adapter: it lacks {CONFIG} or {WEIGHTS}.", field="uri")
         content = (digests[WEIGHTS], digests[CONFIG])

@@ -6,12 +6,13 @@ import asyncio
 
 from semievol.algorithm.types import Message
 from semievol.common.artifacts import Artifacts
-from semievol.common.endpoints import Remote, is_private, secret
+from semievol.common.endpoints import Remote
 from semievol.common.grpc_server import Service, Workers
+from semievol.common.openai_client import api_key
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
 from semievol.generation.backends.fake import FakeEngine
-from semievol.generation.backends.openai import KEY_NAME, OpenAIEngine
+from semievol.generation.backends.openai import OpenAIEngine
 from semievol.generation.backends.split import SplitEngine
 from semievol.generation.backends.vllm_options import VllmOptions
 from semievol.generation.core import Engine
@@ -37,9 +38,13 @@ def engine(settings: GenerationSettings) -> Engine:
 
 
 def _endpoint(settings: GenerationSettings) -> OpenAIEngine:
-    key = secret(KEY_NAME) or (secret("OPENAI_API_KEY") if is_private(settings.endpoint) else None)
     return OpenAIEngine(
-        settings.endpoint, settings.model, api_key=key, timeout_s=settings.timeout_s, parallel_calls=settings.parallel_calls or 8
+        settings.endpoint,
+        settings.model,
+        artifacts=Artifacts(open_store(settings.store)),
+        api_key=api_key(settings.endpoint),
+        timeout_s=settings.timeout_s,
+        parallel_calls=settings.parallel_calls or 8,
     )
 
 

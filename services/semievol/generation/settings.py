@@ -26,8 +26,8 @@ class GenerationSettings(BaseSettings):
     SEMIEVOL_OPENAI_API_KEY_FILE; else, over https or on this machine, OPENAI_API_KEY, or OPENAI_API_KEY_FILE."""
 
     endpoint_only: bool = False
-    """Whether the endpoint is all there is: no warm or evolved models, no scores. Else those are computed here, with the weights that `model`
-    names on this machine too."""
+    """Whether the endpoint is all there is: no scores, and no warm or evolved models but those that it trained itself. Else those are computed
+    here, with the weights that `model` names on this machine too."""
 
     timeout_s: float = Field(default=120.0, gt=0)
     """Longest wait for an endpoint's answer, four times over."""

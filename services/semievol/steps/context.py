@@ -12,6 +12,7 @@ from semievol.client.services import Services
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, File, uri
 from semievol.common.keys import adapter_name
+from semievol.common.trained_models import naming_file
 from semievol.ports import BASE_MODEL, Cancel
 from semievol.steps import records
 
@@ -84,8 +85,8 @@ class StepContext:
         entries = self.inputs.get("model", ())
         if not entries:
             return BASE_MODEL
-        weights = next(entry.file for entry in entries if entry.file.path == "adapter_model.safetensors")
-        return self.services.generation.load_adapter(adapter_name(weights.sha256), uri(entries[0].key)).name
+        named_by = naming_file(entry.file for entry in entries)
+        return self.services.generation.load_adapter(adapter_name(named_by.sha256), uri(entries[0].key)).name
 
     def pages(self, items: Sequence[T], unit: str = "rows") -> Iterator[Sequence[T]]:
         """Pages of PAGE_ROWS with progress after each; stops with Cancelled when asked to."""

@@ -13,7 +13,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +43,10 @@ class JobOptions:
     gradient_checkpointing: bool = False
     checkpoint_updates: int = 50
     checkpoint_interval_s: float = 60.0
+    endpoint: str = ""
+    endpoint_timeout_s: float = 120.0
+    endpoint_poll_s: float = 5.0
+    endpoint_patience_s: float = 600.0
 
 
 def check(key: str, spec: TrainingSpec) -> None:
@@ -60,6 +64,8 @@ def check(key: str, spec: TrainingSpec) -> None:
             raise errors.InvalidInput(f"{name} is {value}; it must be above 0.", field=f"spec.{name}")
     if not 0 <= spec.warmup_ratio <= 1:
         raise errors.InvalidInput(f"warmup_ratio is {spec.warmup_ratio}; it must be 0 to 1.", field="spec.warmup_ratio")
+    if spec.endpoint and spec.epochs != round(spec.epochs):
+        raise errors.InvalidInput(f"epochs is {spec.epochs:g}; an endpoint trains whole epochs.", field="spec.epochs")
 
 
 def identity(artifacts: Artifacts, spec: TrainingSpec) -> bytes:
@@ -72,7 +78,12 @@ def identity(artifacts: Artifacts, spec: TrainingSpec) -> bytes:
         raise errors.InvalidInput(
             f"{spec.dataset_uri} names a whole artifact ({manifest.contract}), not a file of it.", field="spec.dataset_uri"
         )
-    return canonical_json(asdict(spec) | {"dataset_uri": f"sha256:{file.sha256}"})
+    return canonical_json(parameters(spec) | {"dataset_uri": f"sha256:{file.sha256}"})
+
+
+def parameters(spec: TrainingSpec) -> dict[str, Any]:
+    """The spec without its dataset, and without an endpoint where there is none: specs from before there were endpoints stay what they are."""
+    return {name: value for name, value in asdict(spec).items() if name != "dataset_uri" and (name != "endpoint" or value)}
 
 
 def succeeded(artifacts: Artifacts, key: str, manifest: Manifest) -> TrainingState:
@@ -84,20 +95,42 @@ def succeeded(artifacts: Artifacts, key: str, manifest: Manifest) -> TrainingSta
     )
 
 
-class TrainingService:
-    """See `ports.Trainer`. Holds no state of its own but how far it has read each job's log."""
+def nowhere(store: ObjectStore, key: str, options: JobOptions) -> None:
+    """The `CancelElsewhere` of a service that trains here alone."""
 
-    def __init__(self, artifacts: Artifacts, launcher: Launcher, options: JobOptions, *, poll_s: float = 0.1) -> None:
+
+CancelElsewhere = Callable[[ObjectStore, str, JobOptions], None]
+"""Cancels what an endpoint still does for a key. Raises Unavailable and its like where it cannot be told."""
+
+
+class TrainingService:
+    """See `ports.Trainer`. Holds no state of its own but how far it has read each job's log.
+
+    A run with an endpoint is a job here, too, which only asks for the training there and follows it. When such a job ends, whatever ends
+    it, the endpoint goes on; CancelRun alone cancels there, by `cancel_elsewhere`.
+    """
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        launcher: Launcher,
+        options: JobOptions,
+        *,
+        poll_s: float = 0.1,
+        cancel_elsewhere: CancelElsewhere = nowhere,
+    ) -> None:
         self._artifacts = artifacts
         self._launcher = launcher
         self._options = options
         self._poll_s = poll_s
+        self._cancel_elsewhere = cancel_elsewhere
         self._records = _Records(artifacts.store)
         self._progress: dict[str, tuple[int, dict[str, Any]]] = {}  # job -> lines read, last progress
         self._lock = threading.RLock()  # a job that is numbered but not yet submitted must not be seen as lost
 
     def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
         check(key, spec)
+        self._check_endpoint(spec)
         wanted = identity(self._artifacts, spec)
         self._artifacts.distrust()  # who asks for a run that has succeeded may have found its adapter damaged
         with self._lock:
@@ -136,10 +169,22 @@ class TrainingService:
             return state
         attempt = self._records.attempts(key)
         self._launcher.cancel(job_name(key, attempt))  # returns when the job has saved its checkpoint and ended
+        if self._records.endpoint(key):
+            self._cancel_elsewhere(self._artifacts.store, key, self._options)
         with self._lock:
             if not self._artifacts.manifest(key):
                 self._records.end(key, attempt, "cancelled", None)
             return self._state(key, attempt)
+
+    def _check_endpoint(self, spec: TrainingSpec) -> None:
+        """An endpoint gets this service's key, so it is never the caller's choice."""
+        if spec.endpoint and spec.endpoint != self._options.endpoint:
+            ours = f"lets {self._options.endpoint} train" if self._options.endpoint else "trains here"
+            raise errors.Conflict(
+                f"The run is to be trained by {spec.endpoint}, and this training service {ours}. Start it with "
+                f"SEMIEVOL_TRAINING_ENDPOINT={spec.endpoint}, or `semievol serve --engine {spec.endpoint} --trainer openai`.",
+                field="spec.endpoint",
+            )
 
     def probe(self) -> None:
         """One real unit of this service's own work: both of its backends answer."""
@@ -221,6 +266,10 @@ class _Records:
 
     def known(self, key: str) -> bool:
         return self._read(f"training/{key}/SPEC.json") is not None
+
+    def endpoint(self, key: str) -> str:
+        """That trains for this key; empty: none does."""
+        return str(json.loads(self._read(f"training/{key}/SPEC.json") or b"{}").get("endpoint", ""))
 
     def attempts(self, key: str) -> int:
         found = self._store.list(f"training/{key}/attempt-")

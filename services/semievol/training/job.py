@@ -10,7 +10,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from semievol.common.stores import open_store
 from semievol.ports import Cancel, TrainingSpec
 from semievol.training import checkpoint, dataset
 from semievol.training.card import model_card
-from semievol.training.core import TRAINING_LOG, JobOptions, record_ending
+from semievol.training.core import TRAINING_LOG, JobOptions, parameters, record_ending
 
 Emit = Callable[[Mapping[str, object]], None]
 
@@ -53,12 +52,15 @@ def _train_and_publish(
     if file is None:
         raise errors.InvalidInput(f"{spec.dataset_uri} names no file.", field="spec.dataset_uri")
     examples = dataset.parse(artifacts.read(file), spec.dataset_uri)
-    base = resolve_model(spec.base_model, Path(options.cache))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="semievol-adapter-") as scratch:
-        record = _train(Path(scratch), key, spec, options, base, examples, file, cancel, emit)
+        if spec.endpoint:
+            base_sha256, record = _train_elsewhere(Path(scratch), artifacts, key, spec, options, examples, file, cancel, emit)
+        else:
+            base = resolve_model(spec.base_model, Path(options.cache))
+            base_sha256, record = base.sha256, _train(Path(scratch), key, spec, options, base, examples, file, cancel, emit)
         files = {path.name: path for path in sorted(Path(scratch).iterdir())}
-        manifest, _ = artifacts.publish(_manifest(key, spec, base, file), files)
+        manifest, _ = artifacts.publish(_manifest(key, spec, base_sha256, file), files)
     record |= {"seconds": time.monotonic() - started, "files": len(manifest.files)}
     artifacts.record_attempt(key, None, str(attempt), record)
     checkpoint.remove(checkpoints)
@@ -88,7 +90,30 @@ def _train(
     return run.record()
 
 
-def _manifest(key: str, spec: TrainingSpec, base: LocalModel, file: File) -> Manifest:
-    params = {name: value for name, value in asdict(spec).items() if name != "dataset_uri"}  # the dataset counts by its bytes
-    inputs = {"dataset": file.sha256, "base_model": base.sha256}
-    return Manifest(key, f"train/{CONTRACTS['train']}", inputs, params, ())
+def _train_elsewhere(
+    directory: Path,
+    artifacts: Artifacts,
+    key: str,
+    spec: TrainingSpec,
+    options: JobOptions,
+    examples: Sequence[TrainingExample],
+    file: File,
+    cancel: Cancel,
+    emit: Emit,
+) -> tuple[str, dict[str, Any]]:
+    """As `_train`, by the endpoint; also what stands for its base model."""
+    from semievol.training.backends.openai import TuningRun, base_digest
+
+    run = TuningRun(artifacts.store, key, spec, options, examples)
+    try:
+        job = run.run(cancel, emit)
+        run.save(directory, job, dataset_sha256=file.sha256)
+    finally:
+        run.close()
+    return base_digest(spec), {"endpoint": spec.endpoint, "job": job.id}
+
+
+def _manifest(key: str, spec: TrainingSpec, base_sha256: str, file: File) -> Manifest:
+    """The dataset counts by its bytes."""
+    inputs = {"dataset": file.sha256, "base_model": base_sha256}
+    return Manifest(key, f"train/{CONTRACTS['train']}", inputs, parameters(spec), ())

@@ -11,6 +11,7 @@ from semievol.common.stores import open_store
 from semievol.launchers.inline import InlineLauncher
 from semievol.launchers.subprocess import SubprocessLauncher
 from semievol.ports import Launcher, Trainer
+from semievol.training.backends import openai
 from semievol.training.backends.fake import FakeTrainer
 from semievol.training.core import TrainingService
 from semievol.training.servicer import TrainingServicer
@@ -25,7 +26,9 @@ def service(settings: TrainingSettings, launcher: Launcher, artifacts: Artifacts
     """The service over these two; their owner closes them. `settings.store` must open the store of `artifacts`."""
     if settings.backend == "fake":
         return around(FakeTrainer(artifacts), settings)
-    trainer = TrainingService(artifacts, launcher, settings.job_options(), poll_s=settings.poll_s)
+    trainer = TrainingService(
+        artifacts, launcher, settings.job_options(), poll_s=settings.poll_s, cancel_elsewhere=openai.cancel_job
+    )
     return around(trainer, settings)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from semievol.common.endpoints import check_url
 from semievol.training.core import JobOptions
 
 
@@ -56,6 +57,19 @@ class TrainingSettings(BaseSettings):
     checkpoint_interval_s: float = Field(default=60.0, gt=0)
     """Seconds after which one is written anyway: a killed run loses at most a minute."""
 
+    endpoint: str = ""
+    """URL of an OpenAI-compatible API that fine-tunes, for runs with `trainer: openai`: `https://host/v1`. Its key: SEMIEVOL_OPENAI_API_KEY, or
+    SEMIEVOL_OPENAI_API_KEY_FILE; else, over https or on this machine, OPENAI_API_KEY, or OPENAI_API_KEY_FILE."""
+
+    endpoint_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for one of the endpoint's answers, four times over."""
+
+    endpoint_poll_s: float = Field(default=5.0, gt=0)
+    """Seconds between two looks at a job of the endpoint's."""
+
+    endpoint_patience_s: float = Field(default=600.0, gt=0)
+    """How long an endpoint may be away, overloaded, or late to serve what it has trained, before the run fails. Asked for again, it goes on."""
+
     poll_s: float = Field(default=0.1, gt=0)
     """Seconds between two looks at a run that is watched."""
 
@@ -73,4 +87,8 @@ class TrainingSettings(BaseSettings):
             gradient_checkpointing=self.gradient_checkpointing,
             checkpoint_updates=self.checkpoint_updates,
             checkpoint_interval_s=self.checkpoint_interval_s,
+            endpoint=check_url(self.endpoint, field="endpoint") if self.endpoint else "",
+            endpoint_timeout_s=self.endpoint_timeout_s,
+            endpoint_poll_s=self.endpoint_poll_s,
+            endpoint_patience_s=self.endpoint_patience_s,
         )

@@ -26,6 +26,7 @@ def spec_from_wire(message: pb.TrainingSpec) -> TrainingSpec:
         max_tokens=message.max_tokens or default.max_tokens,
         warmup_ratio=message.warmup_ratio if message.HasField("warmup_ratio") else default.warmup_ratio,
         seed=message.seed,
+        endpoint=message.endpoint,
     )
 
 

@@ -64,3 +64,9 @@ def test_an_s3_store_without_credentials_is_not_allowed_and_says_what_to_set(
     result = invoke("status", "--home", home, "--store", "s3://bucket?endpoint=http://127.0.0.1:9")
     assert result.exit_code == 77
     assert "AWS_ACCESS_KEY_ID" in result.stderr
+
+
+def test_an_endpoint_that_trains_has_to_be_named(invoke: Invoke, home: Path) -> None:
+    result = invoke("serve", "--home", home, "--trainer", "openai")
+    assert result.exit_code == 2
+    assert "--trainer openai needs --engine URL" in result.stderr

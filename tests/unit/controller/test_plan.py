@@ -10,6 +10,7 @@ from semievol.common.artifacts import File, Manifest
 from semievol.common.keys import sha256_hex
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.controller.plan import Resolved, StepPlan, StepState, Work, plan
+from semievol.controller.training import training_spec
 
 RESOLVED = Resolved("b" * 64, "transformers/float32", "e" * 64)
 FILES = {
@@ -262,3 +263,21 @@ def test_a_map_of_columns_is_part_of_intakes_key_and_an_empty_one_changes_nothin
     assert works[2] is not None
     assert works[2].params["map"] == {"answer": "label"}
     assert works[2].params["data"] == works[0].params["data"]
+
+
+def test_the_key_of_an_endpoints_training_holds_what_the_endpoint_is_told_and_who_it_is() -> None:
+    """Rank, scale and cutoff mean nothing there; endpoint and engine count, since its weights have no fingerprint."""
+    url = "http://host/v1"
+    steps = World().run_to_end(spec(engine=url, trainer="openai", entropy_source="generated"))
+    works = {step.name: step.work for step in steps}
+    assert works["warm"] is not None
+    assert works["warm"].params.keys() == {
+        *("base_model", "base_sha256", "engine", "endpoint", "seed"),
+        *("epochs", "learning_rate", "batch_size", "gradient_accumulation"),
+    }
+    there = training_spec(works["warm"])
+    assert (there.endpoint, there.base_model, there.epochs) == (url, "m", 2.0)
+    here = {step.name: step.work for step in World().run_to_end(spec())}["warm"]
+    assert here is not None
+    assert "endpoint" not in here.params
+    assert training_spec(here).endpoint == ""

@@ -73,7 +73,8 @@ def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, 
         return
     from semievol.cli.servicechecks import Wanted, services
 
-    models = {"model": spec.model, "embedding": spec.embedding, "engine": spec.engine} if spec else {}
+    names = ("model", "embedding", "engine", "trainer")
+    models = {name: getattr(spec, name) for name in names} if spec else {}
     yield from services(target, Wanted(**models, store=target.store, milvus=milvus), train=train)
 
 

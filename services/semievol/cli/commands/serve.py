@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     help="vLLM's engines: one for all weights, or one for each.",
 )
 @click.option(
+    "--trainer",
+    type=click.Choice(["peft", "openai"]),
+    default="peft",
+    show_default=True,
+    help="What fine-tunes: this machine, or the endpoint of --engine, which then also serves what it has trained.",
+)
+@click.option(
     "--port",
     type=click.IntRange(0, 65528),
     default=0,
@@ -55,6 +62,7 @@ def serve(
     embedding: str,
     engine: str,
     placement: str,
+    trainer: str,
     port: int,
     home: Path,
     store: str,
@@ -69,13 +77,26 @@ def serve(
     """
     output.log_to_stderr()
     from semievol.cli.connect import announce_backends
+    from semievol.common.endpoints import is_url
     from semievol.embedded import EmbeddedSettings
 
+    if trainer == "openai" and not is_url(engine):
+        raise click.UsageError("--trainer openai needs --engine URL: the endpoint that trains and answers.")
     announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
         settings = EmbeddedSettings(
-            home, model, embedding, engine, placement, launcher, port, lasting=True, store=store, milvus=milvus
+            home,
+            model,
+            embedding,
+            engine,
+            placement,
+            launcher,
+            port,
+            lasting=True,
+            store=store,
+            milvus=milvus,
+            trainer=trainer,
         )
         _serve(settings, as_json)
     except KeyboardInterrupt:  # the way to end it

@@ -338,6 +338,7 @@ class RunSpec(_message.Message):
     SHARD_ROWS_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    TRAINER_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the run and of the alias that its best model gets: letters, digits, `-`, `_`, `.`; 1 to 63 of them. Required."""
@@ -377,8 +378,13 @@ class RunSpec(_message.Message):
     """Unlabeled rows per shard, the unit of resume. 0 means 64."""
     engine: _builtins.str
     """"transformers" (the default), "vllm", or the URL of an OpenAI-compatible endpoint that serves `model` under that name and answers for it. Not what the
-    generation service has: FAILED_PRECONDITION. A service with nothing beside the endpoint takes only runs with `in_weight` false,
-    `entropy_source` "generated", no `data.test` and no `data.dev`; else INVALID_ARGUMENT.
+    generation service has: FAILED_PRECONDITION. A service with nothing beside the endpoint takes only runs with `entropy_source` "generated", and
+    unless the endpoint trains (`trainer`) with `in_weight` false, no `data.test` and no `data.dev`; else INVALID_ARGUMENT.
+    """
+    trainer: _builtins.str
+    """"peft" (the default): LoRA by the training service. "openai": the endpoint that `engine` names trains, by its fine-tuning API. That needs
+    `entropy_source` "generated", `threshold_reference` "unlabeled", a whole number of epochs, and the defaults of `train.lora_rank`,
+    `train.lora_alpha` and `train.max_tokens`, which mean nothing there; else INVALID_ARGUMENT.
     """
     placement: _builtins.str
     """"auto" (the default), "shared": one engine for all weights, or "dedicated": one each. Where engines are started by themselves (vLLM)."""
@@ -429,11 +435,12 @@ class RunSpec(_message.Message):
         shard_rows: _builtins.int = ...,
         gate: Global___GateSpec | None = ...,
         engine: _builtins.str = ...,
+        trainer: _builtins.str = ...,
         placement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "data", b"data", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "max_no_answer", b"max_no_answer", "references", b"references", "task", b"task", "temperature", b"temperature", "theta", b"theta", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "engine", b"engine", "entropy_source", b"entropy_source", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "placement", b"placement", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "engine", b"engine", "entropy_source", b"entropy_source", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "placement", b"placement", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train", "trainer", b"trainer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__in_weight: _TypeAlias = _typing.Literal["in_weight"]  # noqa: Y015
     _WhichOneofArgType__in_weight: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight"]  # noqa: Y015
@@ -548,9 +555,9 @@ class Model(_message.Message):
     uri: _builtins.str
     """`artifact:<key>`."""
     sha256: _builtins.str
-    """sha256 of the adapter's weights file."""
+    """sha256 of the adapter's weights file, or of the file that names the endpoint's model."""
     directory: _builtins.str
-    """Plain PEFT directory on the controller's machine; empty if there is none."""
+    """Plain PEFT directory on the controller's machine, or one with `openai_model.json`; empty if there is none."""
     accuracy: _builtins.float
     """Accuracy on the test rows, 0 to 1. Not set if not measured."""
     def __init__(

@@ -9,28 +9,31 @@ logprobs    of the chosen tokens, taken as raw: before temperature and top_p. vL
             are left out, as everywhere in the suite
 raw text    is not continued: chat completions know messages alone
 scores      of a given response: no endpoint offers them in a common way, so `score` is not supported
-adapters    none of ours: whoever needs a warm or evolved model asks another engine (`split.py`)
+adapters    of ours, none: an engine of ours beside this one holds those (`split.py`). Models that the endpoint trained itself (`trainer: openai`)
+            are loaded by name: from then on requests for it ask for the endpoint's own model
 identity    the endpoint's name of the model, and whom it says it belongs to; its weights cannot be fingerprinted. Owner and URL are
             part of `ModelInfo.engine`, so what another endpoint answered is never taken for this one's
 """
 
 from __future__ import annotations
 
-import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from semievol.common import errors
-from semievol.common.endpoints import check_url, retry_after_s
+from semievol.common import errors, openai_client
+from semievol.common.artifacts import Artifacts
+from semievol.common.endpoints import check_url
 from semievol.common.keys import content_key
 from semievol.generation import core
-from semievol.generation.adapters import check_name
 from semievol.generation.backends.listed_tokens import Token, covering, listed
+from semievol.generation.tuned import TunedModel, TunedModels
 from semievol.ports import (
     BASE_MODEL,
     NEVER,
@@ -52,18 +55,17 @@ if TYPE_CHECKING:
     import openai
 
 FIELD = "engine"  # the run file's key for the endpoint
-KEY_NAME = "SEMIEVOL_OPENAI_API_KEY"
 
 _PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # no part of OpenAI's API, and of most others
 _POLL_S = 0.1  # how soon a cancellation is noticed
 _CHECK_S = 10.0  # a server that takes longer to list its models does not work
 _LISTED_MODELS = 10
 _CONTEXT_WORDS = ("context length", "context size", "context window", "context_length")
-_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 class OpenAIEngine:
-    """Looks for the model when constructed. Calls from several threads share `parallel_calls` connections.
+    """Looks for the model when constructed. Calls from several threads share `parallel_calls` connections. `artifacts`: where models that
+    the endpoint has trained are published.
 
     Raises NotSupported (the client is missing), InvalidInput (no such server), NotFound (the model, with the names of those that are served),
     NotAllowed, Busy, Unavailable, DeadlineExceeded.
@@ -74,6 +76,7 @@ class OpenAIEngine:
         endpoint: str,
         model: str,
         *,
+        artifacts: Artifacts | None = None,
         api_key: SecretStr | None = None,
         timeout_s: float = 120.0,
         max_retries: int = 3,
@@ -82,24 +85,28 @@ class OpenAIEngine:
         self._url = check_url(endpoint, field=FIELD)
         self._model = model
         self._timeout_s = timeout_s
-        self._client = _client(self._url, api_key, timeout_s, max_retries)
+        self._client = openai_client.connect(self._url, api_key, timeout_s=timeout_s, max_retries=max_retries, field=FIELD)
         self._calls = ThreadPoolExecutor(parallel_calls, thread_name_prefix="endpoint")
         self._limit_name = "max_tokens"
         self._tells_usage = True  # whether a stream is asked for its token counts
         self._knows_plain = True  # whether the server takes _PLAIN
         self._base = self._look_up(self._client)
+        self._tuned = TunedModels(artifacts, self._url, model)
+        self._loading = threading.Lock()
 
     # ------------------------------------------------------------ Generator
 
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
-        core.find_model([self._base], model)
+        served = self._served(model)
         for i, prompt in enumerate(prompts):
             self._check_chat_prompt(prompt, f"prompts[{i}].text")
         core.check_cancel(cancel)
         futures = [
             [
-                self._calls.submit(self._answer, prompt, sampling, seed, 1 if prompt.seeds else sampling.n, f"prompts[{i}]")
+                self._calls.submit(
+                    self._answer, served, prompt, sampling, seed, 1 if prompt.seeds else sampling.n, f"prompts[{i}]"
+                )
                 for seed in prompt.seeds or (None,)
             ]
             for i, prompt in enumerate(prompts)
@@ -117,13 +124,13 @@ class OpenAIEngine:
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
-        core.find_model([self._base], model)
+        served = self._served(model)
         self._check_chat_prompt(prompt, "prompt.text")
         core.check_cancel(cancel)
         seed = prompt.seeds[0] if prompt.seeds else None
         text, sent, tokens = "", 0, list[Token]()
         reason, prompt_tokens = None, 0
-        with self._errors(prompt, "prompt"), self._create(prompt, sampling, seed, 1, stream=True) as stream:
+        with self._errors(prompt, "prompt"), self._create(served, prompt, sampling, seed, 1, stream=True) as stream:
             for chunk in stream:
                 core.check_cancel(cancel)
                 prompt_tokens = chunk.usage.prompt_tokens if chunk.usage else prompt_tokens
@@ -143,10 +150,12 @@ class OpenAIEngine:
         rest = tokens[sent : covering(tokens, text)]
         yield _delta("", rest, sampling, _finish(reason), prompt_tokens)
 
-    def _answer(self, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, field: str) -> tuple[list[Completion], int]:
+    def _answer(
+        self, served: str, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, field: str
+    ) -> tuple[list[Completion], int]:
         """[n] completions and the prompt's tokens."""
         with self._errors(prompt, field):
-            response = self._create(prompt, sampling, seed, n)
+            response = self._create(served, prompt, sampling, seed, n)
             choices = sorted(response.choices, key=lambda choice: choice.index)
             completions = [self._completion(choice, sampling) for choice in choices]
             prompt_tokens = response.usage.prompt_tokens if response.usage else 0
@@ -181,7 +190,7 @@ class OpenAIEngine:
 
     def score(self, model: str, requests: Sequence[ScoreRequest], *, cancel: Cancel = NEVER) -> list[Score]:
         core.check_score(requests)
-        core.find_model([self._base], model)
+        core.find_model(self.models(), model)
         core.check_cancel(cancel)
         if not requests:
             return []
@@ -192,17 +201,33 @@ class OpenAIEngine:
         )
 
     def models(self) -> list[ModelInfo]:
-        return [self._base]
+        return [self._base, *map(self._info, self._tuned.all())]
 
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
-        check_name(name)
-        raise errors.NotSupported(
-            f"The endpoint at {self._url} takes no adapters of ours; start the services with the default engine, transformers.",
-            field=FIELD,
-        )
+        with self._loading:
+            tuned = self._tuned.open(name, uri)
+            if tuned.model not in self._listed_models(self._client):
+                raise errors.Unavailable(
+                    f"The endpoint at {self._url} does not serve {tuned.model}, which it trained: either not yet, then try again in some "
+                    "minutes, or no more, then train it again (`semievol retry RUN --from STEP`).",
+                    field="uri",
+                )
+            self._tuned.add(tuned)
+        return self._info(tuned)
 
     def unload_adapter(self, name: str) -> None:
-        check_name(name)  # none is ever loaded
+        with self._loading:
+            self._tuned.remove(name)
+
+    def _info(self, tuned: TunedModel) -> ModelInfo:
+        return replace(self._base, name=tuned.name, adapter=tuned.uri, adapter_sha256=tuned.sha256)
+
+    def _served(self, model: str) -> str:
+        """What the endpoint calls it. Raises NotFound."""
+        tuned = self._tuned.get(model)
+        if tuned is None:
+            core.find_model(self.models(), model)
+        return tuned.model if tuned else self._model
 
     # ------------------------------------------------------------ life
 
@@ -215,9 +240,7 @@ class OpenAIEngine:
         self._client.close()
 
     def _look_up(self, client: openai.OpenAI, timeout_s: float = 0.0) -> ModelInfo:
-        with self._errors(None, FIELD, timeout_s):
-            listing: Any = client.models.list()
-            served = {one.id: one for one in listing.data}
+        served = self._listed_models(client, timeout_s)
         if self._model not in served:
             more = ", ..." if len(served) > _LISTED_MODELS else ""
             names = ", ".join(list(served)[:_LISTED_MODELS]) or "nothing"
@@ -231,15 +254,21 @@ class OpenAIEngine:
         length = getattr(found, "max_model_len", None)  # vLLM tells
         return ModelInfo(BASE_MODEL, self._model, sha256, max_model_tokens=int(length or 0), engine=f"openai/{owner}@{self._url}")
 
+    def _listed_models(self, client: openai.OpenAI, timeout_s: float = 0.0) -> dict[str, Any]:
+        """By name."""
+        with self._errors(None, FIELD, timeout_s):
+            listing: Any = client.models.list()
+            return {one.id: one for one in listing.data}
+
     # ------------------------------------------------------------ calls
 
-    def _create(self, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, *, stream: bool = False) -> Any:
+    def _create(self, served: str, prompt: Prompt, sampling: Sampling, seed: int | None, n: int, *, stream: bool = False) -> Any:
         """The client's response or stream; once more where the server wants a parameter put otherwise."""
         import openai
 
         while True:
             arguments: dict[str, Any] = {
-                "model": self._model,
+                "model": served,
                 "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
@@ -262,7 +291,7 @@ class OpenAIEngine:
 
     def _adapt(self, arguments: dict[str, Any], error: openai.APIStatusError) -> bool:
         """Whether the server wants one of these arguments put otherwise; from now on it is."""
-        words = _words(error)
+        words = openai_client.words(error)
         if "max_tokens" in arguments and error.param == "max_tokens" and "max_completion_tokens" in words:
             self._limit_name = "max_completion_tokens"
         elif "stream_options" in arguments and "stream_options" in words:
@@ -273,51 +302,31 @@ class OpenAIEngine:
             return False
         return True
 
-    @contextmanager
-    def _errors(self, prompt: Prompt | None, field: str, timeout_s: float = 0.0) -> Iterator[None]:
+    def _errors(self, prompt: Prompt | None, field: str, timeout_s: float = 0.0) -> AbstractContextManager[None]:
         """Turns the client's errors into ours, naming the prompt; without one, models are listed."""
-        import httpx2
-        import openai
+        return openai_client.translated(
+            self._url,
+            field=FIELD,
+            timeout_s=timeout_s or self._timeout_s,
+            refused=lambda error: self._refused(error, prompt, field),
+            malformed=lambda: self._malformed(prompt),
+        )
 
-        try:
-            yield
-        except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-            raise errors.DeadlineExceeded(
-                f"The endpoint at {self._url} did not answer within {timeout_s or self._timeout_s:g} seconds.", field=FIELD
-            ) from error
-        except openai.APIStatusError as error:
-            raise self._of_status(error, prompt, field) from error
-        except (openai.APIError, httpx2.HTTPError) as error:
-            cause = errors.first_line(error.__cause__ or error)
-            raise errors.Unavailable(
-                f"The endpoint at {self._url} cannot be reached ({cause}); is it running? Start it, and continue.", field=FIELD
-            ) from error
-        except _MALFORMED as error:  # the client checks nothing: a page of HTML comes as text, a missing part as None
-            if prompt is None:
-                raise errors.InvalidInput(
-                    f"There is no OpenAI-compatible endpoint at {self._url}: /models lists nothing. Its URL ends in /v1 as a rule.",
-                    field=FIELD,
-                ) from error
-            raise errors.Unavailable(
-                f"What the endpoint at {self._url} answers to prompt {prompt.id!r} is no chat completion; is a proxy in between?",
+    def _malformed(self, prompt: Prompt | None) -> errors.SemiEvolError:
+        if prompt is None:
+            return errors.InvalidInput(
+                f"There is no OpenAI-compatible endpoint at {self._url}: /models lists nothing. Its URL ends in /v1 as a rule.",
                 field=FIELD,
-            ) from error
+            )
+        return errors.Unavailable(
+            f"What the endpoint at {self._url} answers to prompt {prompt.id!r} is no chat completion; is a proxy in between?",
+            field=FIELD,
+        )
 
-    def _of_status(self, error: openai.APIStatusError, prompt: Prompt | None, field: str) -> errors.SemiEvolError:
-        status, words = error.status_code, _words(error)
-        where = f"The endpoint at {self._url}"
-        if status in (401, 403):
-            return errors.NotAllowed(f"{where} wants a key, or another one: set {KEY_NAME}, or {KEY_NAME}_FILE.", field=FIELD)
-        if status == 404:
+    def _refused(self, error: openai.APIStatusError, prompt: Prompt | None, field: str) -> errors.SemiEvolError:
+        words, where = openai_client.words(error), f"The endpoint at {self._url}"
+        if error.status_code == 404:
             return errors.NotFound(f"{where} has no such path or model ({words}); its URL ends in /v1 as a rule.", field=FIELD)
-        if 300 <= status < 400:
-            target = error.response.headers.get("location", "elsewhere")
-            return errors.InvalidInput(f"{where} redirects to {target}; give that URL, redirects are not followed.", field=FIELD)
-        if status == 429:
-            hint_s = retry_after_s(error.response.headers)
-            return errors.Busy(f"{where} is overloaded: {words}.", retry_after_s=1.0 if hint_s is None else hint_s, field=FIELD)
-        if status not in (400, 413, 422):
-            return errors.Unavailable(f"{where} failed ({status}: {words}); its log says why.", field=FIELD)
         if "logprobs" in words:
             return self._no_logprobs()
         if prompt and any(one in f"{words} {error.code}".lower() for one in _CONTEXT_WORDS):
@@ -348,22 +357,6 @@ class OpenAIEngine:
         )
 
 
-def _client(url: str, api_key: SecretStr | None, timeout_s: float, max_retries: int) -> openai.OpenAI:
-    try:
-        import openai
-    except ImportError as error:
-        raise errors.NotSupported("An endpoint needs the openai client: pip install 'semievol[remote]'.", field=FIELD) from error
-    for name in ("httpx2", "openai"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # or every call is a line
-    return openai.OpenAI(
-        base_url=url,
-        api_key=api_key.get_secret_value() if api_key else "none",  # the client insists on one
-        timeout=timeout_s,
-        max_retries=max_retries,  # with growing, jittered pauses, or Retry-After; of timeouts, 408, 409, 429 and 5xx
-        http_client=openai.DefaultHttpxClient(follow_redirects=False),
-    )
-
-
 def _result(future: Future[tuple[list[Completion], int]], cancel: Cancel) -> tuple[list[Completion], int]:
     while not wait([future], timeout=_POLL_S).done:
         core.check_cancel(cancel)
@@ -385,13 +378,3 @@ def _tops(tokens: Sequence[Token], sampling: Sampling) -> TopLogprobs:
 def _finish(reason: str | None) -> FinishReason:
     """Whatever else ends a reply (a content filter, a tool call, nothing) leaves it unfinished."""
     return FinishReason.STOP if reason == "stop" else FinishReason.LENGTH
-
-
-def _words(error: openai.APIStatusError) -> str:
-    """The server's own words: the bodies of the common servers differ in everything but `message`."""
-    body: Any = error.body
-    for key in ("message", "detail"):
-        if isinstance(body, dict) and body.get(key):
-            return errors.first_line(body[key])[:300].rstrip(".")
-    kind = error.response.headers.get("content-type", "nothing").partition(";")[0]
-    return errors.first_line(body)[:300] if isinstance(body, str) and body.strip() and kind == "text/plain" else kind

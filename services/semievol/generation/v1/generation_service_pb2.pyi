@@ -560,7 +560,7 @@ class LoadAdapterRequest(_message.Message):
     name: _builtins.str
     """Name for requests; carries the content hash and is never reused. ASCII letters, digits, `-`, `_`, `.`; 1 to 128 of them."""
     uri: _builtins.str
-    """`artifact:<step key>` of a published adapter."""
+    """`artifact:<step key>` of a published adapter, or of a model that the engine's endpoint trained."""
     def __init__(
         self,
         *,

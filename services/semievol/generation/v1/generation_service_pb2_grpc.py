@@ -102,7 +102,8 @@ class GenerationServiceServicer:
 
     def LoadAdapter(self, request, context):
         """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
-        No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model: INVALID_ARGUMENT.
+        No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
+        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

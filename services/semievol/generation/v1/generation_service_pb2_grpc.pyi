@@ -45,7 +45,8 @@ class GenerationServiceStub:
     """The models that requests can name."""
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.LoadAdapterRequest, _generation_service_pb2.LoadAdapterResponse]
     """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
-    No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model: INVALID_ARGUMENT.
+    No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
+    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.UnloadAdapterRequest, _generation_service_pb2.UnloadAdapterResponse]
     """Forgets an adapter; one that is not loaded is no error."""
@@ -67,7 +68,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """The models that requests can name."""
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.LoadAdapterRequest, _generation_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
-    No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model: INVALID_ARGUMENT.
+    No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
+    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.UnloadAdapterRequest, _generation_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Forgets an adapter; one that is not loaded is no error."""
@@ -116,7 +118,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.LoadAdapterResponse, _abc.Awaitable[_generation_service_pb2.LoadAdapterResponse]]:
         """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
-        No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model: INVALID_ARGUMENT.
+        No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
+        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -71,8 +71,9 @@ class TrainingSpec(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     WARMUP_RATIO_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """The base model: a directory, a hub id, or `bundled:NAME`. Empty: INVALID_ARGUMENT."""
+    """The base model: a directory, a hub id, or `bundled:NAME`; with `endpoint`, its name there. Empty: INVALID_ARGUMENT."""
     dataset_uri: _builtins.str
     """`artifact:<step key>/<file>`: JSON lines with `prompt` (messages) and `completion` (text). The loss is on the completion only."""
     epochs: _builtins.float
@@ -93,6 +94,12 @@ class TrainingSpec(_message.Message):
     """Share of updates over which the learning rate rises, 0 to 1. Not set means 0.1."""
     seed: _builtins.int
     """Seed of the adapter's initial weights and of the order of examples."""
+    endpoint: _builtins.str
+    """URL of the OpenAI-compatible API that trains `base_model`, which is then its name there: `https://host/v1`. Empty: LoRA, by this service's
+    own jobs. Not the endpoint that this service was started with: FAILED_PRECONDITION. With it `epochs` must be a whole number, an update
+    averages over `batch_size` x `gradient_accumulation` examples, `learning_rate` is taken as a multiple of 1e-4, the seed modulo 2^31, and
+    rank, scale, cutoff and warm-up are the endpoint's.
+    """
     def __init__(
         self,
         *,
@@ -107,10 +114,11 @@ class TrainingSpec(_message.Message):
         max_tokens: _builtins.int = ...,
         warmup_ratio: _builtins.float | None = ...,
         seed: _builtins.int = ...,
+        endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_warmup_ratio", b"_warmup_ratio", "warmup_ratio", b"warmup_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_warmup_ratio", b"_warmup_ratio", "base_model", b"base_model", "batch_size", b"batch_size", "dataset_uri", b"dataset_uri", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "lora_alpha", b"lora_alpha", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "seed", b"seed", "warmup_ratio", b"warmup_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_warmup_ratio", b"_warmup_ratio", "base_model", b"base_model", "batch_size", b"batch_size", "dataset_uri", b"dataset_uri", "endpoint", b"endpoint", "epochs", b"epochs", "gradient_accumulation", b"gradient_accumulation", "learning_rate", b"learning_rate", "lora_alpha", b"lora_alpha", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "seed", b"seed", "warmup_ratio", b"warmup_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__warmup_ratio: _TypeAlias = _typing.Literal["warmup_ratio"]  # noqa: Y015
     _WhichOneofArgType__warmup_ratio: _TypeAlias = _typing.Literal["_warmup_ratio", b"_warmup_ratio"]  # noqa: Y015
@@ -147,7 +155,7 @@ class TrainingRun(_message.Message):
     tokens_per_second: _builtins.float
     """Training speed over the last updates, tokens (prompt and response) per second."""
     adapter_uri: _builtins.str
-    """`artifact:<key>` of the adapter; empty until succeeded."""
+    """`artifact:<key>` of the adapter, or of the file that names the endpoint's model; empty until succeeded."""
     error: _builtins.str
     """What went wrong, if failed; one or two sentences."""
     error_code: _builtins.str

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TrainingServiceStub:
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent.
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class TrainingServiceStub:
 
 
 class TrainingServiceServicer:
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent.
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent.
     """
 
     def CreateRun(self, request, context):
@@ -84,7 +84,7 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Asks a run to stop; it saves a checkpoint first. A finished run stays as it is. Unknown key: NOT_FOUND.
+        """Asks a run to stop; it saves a checkpoint first, or the endpoint's job is cancelled. A finished run stays as it is. Unknown key: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +122,7 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingService:
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent.
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingServiceStub:
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent."""
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,11 +42,11 @@ class TrainingServiceStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchRunRequest, _training_service_pb2.WatchRunResponse]
     """A run's state on every change, ending after a terminal one. Unknown key: NOT_FOUND."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelRunRequest, _training_service_pb2.CancelRunResponse]
-    """Asks a run to stop; it saves a checkpoint first. A finished run stays as it is. Unknown key: NOT_FOUND."""
+    """Asks a run to stop; it saves a checkpoint first, or the endpoint's job is cancelled. A finished run stays as it is. Unknown key: NOT_FOUND."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent."""
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CreateRunRequest, _training_service_pb2.CreateRunResponse]  # type: ignore[assignment]
@@ -58,10 +58,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchRunRequest, _training_service_pb2.WatchRunResponse]  # type: ignore[assignment]
     """A run's state on every change, ending after a terminal one. Unknown key: NOT_FOUND."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelRunRequest, _training_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Asks a run to stop; it saves a checkpoint first. A finished run stays as it is. Unknown key: NOT_FOUND."""
+    """Asks a run to stop; it saves a checkpoint first, or the endpoint's job is cancelled. A finished run stays as it is. Unknown key: NOT_FOUND."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """LoRA fine-tuning, keyed by content: the same key twice is one run. Every call is idempotent."""
+    """Fine-tuning, by LoRA here or by an endpoint that trains; keyed by content: the same key twice is one run. Every call is idempotent."""
 
     @_abc_1.abstractmethod
     def CreateRun(
@@ -95,6 +95,6 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CancelRunResponse, _abc.Awaitable[_training_service_pb2.CancelRunResponse]]:
-        """Asks a run to stop; it saves a checkpoint first. A finished run stays as it is. Unknown key: NOT_FOUND."""
+        """Asks a run to stop; it saves a checkpoint first, or the endpoint's job is cancelled. A finished run stays as it is. Unknown key: NOT_FOUND."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
