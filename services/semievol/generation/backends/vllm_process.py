@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from semievol.common import errors
 from semievol.generation.backends.sampling import Likely
+from semievol.generation.backends.vllm_guard import guard
 from semievol.ports import Cancel, Sampling
 
 T = TypeVar("T")
@@ -281,6 +282,8 @@ def _started(arguments: Mapping[str, Any], log: Path, call: Any) -> Any:
                 f"vLLM is not installed ({errors.first_line(error)}): make setup-vllm, or pip install vllm==0.32.*.",
                 field="backend",
             ) from error
+
+        guard()
 
         async def make() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
