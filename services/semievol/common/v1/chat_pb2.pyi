@@ -55,8 +55,11 @@ class ModelIdentity(_message.Message):
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
     MAX_MODEL_TOKENS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name under which requests reach this model: "base", or an adapter's name (it carries the adapter's content hash)."""
+    """The name under which requests reach this model: "base", or an adapter's name (it carries the adapter's content hash); through a router
+    a registered model's name.
+    """
     base: _builtins.str
     """The base model as its owner named it: a directory, a hub id, or `bundled:NAME`."""
     base_sha256: _builtins.str
@@ -69,6 +72,8 @@ class ModelIdentity(_message.Message):
     """Longest prompt plus reply, tokens. 0 if not known."""
     engine: _builtins.str
     """Backend and number format, such as `transformers/bfloat16`: what changes the last bits of its answers."""
+    alias: _builtins.str
+    """The alias under which the model was asked for; empty where it was named itself, and from anything but a router."""
     def __init__(
         self,
         *,
@@ -79,10 +84,11 @@ class ModelIdentity(_message.Message):
         adapter_sha256: _builtins.str = ...,
         max_model_tokens: _builtins.int = ...,
         engine: _builtins.str = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "base", b"base", "base_sha256", b"base_sha256", "engine", b"engine", "max_model_tokens", b"max_model_tokens", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "alias", b"alias", "base", b"base", "base_sha256", b"base_sha256", "engine", b"engine", "max_model_tokens", b"max_model_tokens", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from semievol.common.v1 import chat_pb2 as semievol_dot_common_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/semievol/generation/v1/generation_service.proto\x12\x16semievol.generation.v1\x1a\x1dsemievol/common/v1/chat.proto\"f\n\x08Sampling\x12\x14\n\x0csample_count\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\"R\n\x06Prompt\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\r\n\x05seeds\x18\x03 \x03(\x03\"&\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x85\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\"\x86\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\"m\n\nGeneration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".semievol.generation.v1.Completion\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\"}\n\x10GenerateResponse\x12\x37\n\x0bgenerations\x18\x01 \x03(\x0b\x32\".semievol.generation.v1.Generation\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x80\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x01(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\"\xd6\x01\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x30\n\x05model\x18\x04 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\x05\"X\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\x10\n\x08response\x18\x03 \x01(\t\"O\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.semievol.generation.v1.ScoreItem\"H\n\x0bScoreResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\"w\n\rScoreResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.semievol.generation.v1.ScoreResult\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x13\n\x11ListModelsRequest\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.semievol.common.v1.ModelIdentity\"/\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"G\n\x13LoadAdapterResponse\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd8\x04\n\x11GenerationService\x12]\n\x08Generate\x12\'.semievol.generation.v1.GenerateRequest\x1a(.semievol.generation.v1.GenerateResponse\x12S\n\x04\x43hat\x12#.semievol.generation.v1.ChatRequest\x1a$.semievol.generation.v1.ChatResponse0\x01\x12T\n\x05Score\x12$.semievol.generation.v1.ScoreRequest\x1a%.semievol.generation.v1.ScoreResponse\x12\x63\n\nListModels\x12).semievol.generation.v1.ListModelsRequest\x1a*.semievol.generation.v1.ListModelsResponse\x12\x66\n\x0bLoadAdapter\x12*.semievol.generation.v1.LoadAdapterRequest\x1a+.semievol.generation.v1.LoadAdapterResponse\x12l\n\rUnloadAdapter\x12,.semievol.generation.v1.UnloadAdapterRequest\x1a-.semievol.generation.v1.UnloadAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/semievol/generation/v1/generation_service.proto\x12\x16semievol.generation.v1\x1a\x1dsemievol/common/v1/chat.proto\"f\n\x08Sampling\x12\x14\n\x0csample_count\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\"R\n\x06Prompt\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\r\n\x05seeds\x18\x03 \x03(\x03\"&\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x9a\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\"\xd2\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x15\n\x08mean_nll\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\x0b\n\t_mean_nllB\r\n\x0b_confidence\"m\n\nGeneration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".semievol.generation.v1.Completion\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\"}\n\x10GenerateResponse\x12\x37\n\x0bgenerations\x18\x01 \x03(\x0b\x32\".semievol.generation.v1.Generation\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x95\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x01(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\"\xa2\x02\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x30\n\x05model\x18\x04 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\x05\x12\x15\n\x08mean_nll\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x07 \x01(\x02H\x01\x88\x01\x01\x42\x0b\n\t_mean_nllB\r\n\x0b_confidence\"X\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\x10\n\x08response\x18\x03 \x01(\t\"d\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.semievol.generation.v1.ScoreItem\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\"H\n\x0bScoreResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\"w\n\rScoreResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.semievol.generation.v1.ScoreResult\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x13\n\x11ListModelsRequest\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.semievol.common.v1.ModelIdentity\"/\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"G\n\x13LoadAdapterResponse\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd8\x04\n\x11GenerationService\x12]\n\x08Generate\x12\'.semievol.generation.v1.GenerateRequest\x1a(.semievol.generation.v1.GenerateResponse\x12S\n\x04\x43hat\x12#.semievol.generation.v1.ChatRequest\x1a$.semievol.generation.v1.ChatResponse0\x01\x12T\n\x05Score\x12$.semievol.generation.v1.ScoreRequest\x1a%.semievol.generation.v1.ScoreResponse\x12\x63\n\nListModels\x12).semievol.generation.v1.ListModelsRequest\x1a*.semievol.generation.v1.ListModelsResponse\x12\x66\n\x0bLoadAdapter\x12*.semievol.generation.v1.LoadAdapterRequest\x1a+.semievol.generation.v1.LoadAdapterResponse\x12l\n\rUnloadAdapter\x12,.semievol.generation.v1.UnloadAdapterRequest\x1a-.semievol.generation.v1.UnloadAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.generation.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1838
-  _globals['_FINISHREASON']._serialized_end=1933
+  _globals['_FINISHREASON']._serialized_start=2053
+  _globals['_FINISHREASON']._serialized_end=2148
   _globals['_SAMPLING']._serialized_start=106
   _globals['_SAMPLING']._serialized_end=208
   _globals['_PROMPT']._serialized_start=210
@@ -41,37 +41,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKEN']._serialized_start=294
   _globals['_TOKEN']._serialized_end=332
   _globals['_GENERATEREQUEST']._serialized_start=335
-  _globals['_GENERATEREQUEST']._serialized_end=468
-  _globals['_COMPLETION']._serialized_start=471
-  _globals['_COMPLETION']._serialized_end=605
-  _globals['_GENERATION']._serialized_start=607
-  _globals['_GENERATION']._serialized_end=716
-  _globals['_GENERATERESPONSE']._serialized_start=718
-  _globals['_GENERATERESPONSE']._serialized_end=843
-  _globals['_CHATREQUEST']._serialized_start=846
-  _globals['_CHATREQUEST']._serialized_end=974
-  _globals['_CHATRESPONSE']._serialized_start=977
-  _globals['_CHATRESPONSE']._serialized_end=1191
-  _globals['_SCOREITEM']._serialized_start=1193
-  _globals['_SCOREITEM']._serialized_end=1281
-  _globals['_SCOREREQUEST']._serialized_start=1283
-  _globals['_SCOREREQUEST']._serialized_end=1362
-  _globals['_SCORERESULT']._serialized_start=1364
-  _globals['_SCORERESULT']._serialized_end=1436
-  _globals['_SCORERESPONSE']._serialized_start=1438
-  _globals['_SCORERESPONSE']._serialized_end=1557
-  _globals['_LISTMODELSREQUEST']._serialized_start=1559
-  _globals['_LISTMODELSREQUEST']._serialized_end=1578
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1580
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1651
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1653
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1700
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1702
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1773
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1775
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1811
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1813
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1836
-  _globals['_GENERATIONSERVICE']._serialized_start=1936
-  _globals['_GENERATIONSERVICE']._serialized_end=2536
+  _globals['_GENERATEREQUEST']._serialized_end=489
+  _globals['_COMPLETION']._serialized_start=492
+  _globals['_COMPLETION']._serialized_end=702
+  _globals['_GENERATION']._serialized_start=704
+  _globals['_GENERATION']._serialized_end=813
+  _globals['_GENERATERESPONSE']._serialized_start=815
+  _globals['_GENERATERESPONSE']._serialized_end=940
+  _globals['_CHATREQUEST']._serialized_start=943
+  _globals['_CHATREQUEST']._serialized_end=1092
+  _globals['_CHATRESPONSE']._serialized_start=1095
+  _globals['_CHATRESPONSE']._serialized_end=1385
+  _globals['_SCOREITEM']._serialized_start=1387
+  _globals['_SCOREITEM']._serialized_end=1475
+  _globals['_SCOREREQUEST']._serialized_start=1477
+  _globals['_SCOREREQUEST']._serialized_end=1577
+  _globals['_SCORERESULT']._serialized_start=1579
+  _globals['_SCORERESULT']._serialized_end=1651
+  _globals['_SCORERESPONSE']._serialized_start=1653
+  _globals['_SCORERESPONSE']._serialized_end=1772
+  _globals['_LISTMODELSREQUEST']._serialized_start=1774
+  _globals['_LISTMODELSREQUEST']._serialized_end=1793
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1795
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1866
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1868
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1915
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1917
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1988
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1990
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2026
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=2028
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=2051
+  _globals['_GENERATIONSERVICE']._serialized_start=2151
+  _globals['_GENERATIONSERVICE']._serialized_end=2751
 # @@protoc_insertion_point(module_scope)
