@@ -228,6 +228,7 @@ class ModelInfo:
     adapter_sha256: str = ""
     max_model_tokens: int = 0
     engine: str = ""  # backend and number format, `transformers/bfloat16`: what changes the last bits of its answers
+    alias: str = ""  # under which a router was asked for it
 
 
 BASE_MODEL = "base"  # the name under which every engine serves its base weights

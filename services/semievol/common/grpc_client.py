@@ -14,7 +14,7 @@ from semievol.common.grpc_errors import from_rpc_error
 from semievol.common.limits import MAX_MESSAGE_BYTES
 from semievol.ports import NEVER, Cancel
 
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
@@ -31,7 +31,7 @@ class Caller:
     """Calls one service at one address."""
 
     def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
-        self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self.channel = grpc.insecure_channel(address, options=OPTIONS)
         self._where = f"The {service} service at {address}"
         self._deadline_s = deadline_s
 

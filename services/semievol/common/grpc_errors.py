@@ -39,7 +39,7 @@ def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
             break
     if bad.field_violations:
         status.details.add().Pack(bad)
-    if isinstance(error, errors.Busy):
+    if isinstance(error, errors.Busy | errors.Unavailable) and error.retry_after_s:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -56,10 +56,11 @@ def _short(text: str) -> str:
 
 def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError:
     """The error that a failed call stands for. `where` names the service and its address, for messages that gRPC itself wrote."""
-    code = rpc_error.code().name if isinstance(rpc_error, grpc.Call) else "UNKNOWN"
-    status = _rich_status(rpc_error) if isinstance(rpc_error, grpc.Call) else None
+    call = rpc_error if isinstance(rpc_error, grpc.Call | grpc.aio.AioRpcError) else None
+    code = call.code().name if call else "UNKNOWN"
+    status = _rich_status(call) if call else None
     if status is None:  # written by gRPC, not by a server of ours
-        detail = (rpc_error.details() or "") if isinstance(rpc_error, grpc.Call) else str(rpc_error)
+        detail = (call.details() or "") if call else str(rpc_error)
         cls = errors.BY_CODE.get(code, errors.InternalError)
         if cls is errors.Unavailable:
             return errors.Unavailable(f"{where} does not answer ({detail}); is it running?")
@@ -73,7 +74,7 @@ def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError
     return _from_status(status, code)
 
 
-def _rich_status(call: grpc.Call) -> status_pb2.Status | None:
+def _rich_status(call: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status | None:
     try:
         return rpc_status.from_call(call)
     except ValueError:  # a proxy on the way changed the code
@@ -82,7 +83,7 @@ def _rich_status(call: grpc.Call) -> status_pb2.Status | None:
 
 def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
     field: str | None = None
-    reason, details, rows, retry_after_s = "", {}, [], 1.0
+    reason, details, rows, retry_after_s = "", {}, [], 0.0
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info):
@@ -103,7 +104,9 @@ def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
         else errors.BY_CODE.get(code, errors.InternalError)
     )
     if cls is errors.Busy:
-        return errors.Busy(status.message, retry_after_s=retry_after_s, field=field)
+        return errors.Busy(status.message, retry_after_s=retry_after_s or 1.0, field=field)
+    if cls is errors.Unavailable:
+        return errors.Unavailable(status.message, field=field, details=details, retry_after_s=retry_after_s)
     if cls is errors.InvalidInput:
         return errors.InvalidInput(status.message, field=field, details=details, rows=tuple(rows))
     return cls(status.message, field=field, details=details)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from semievol.algorithm.selection import entropy
 from semievol.algorithm.types import Message
 from semievol.common.v1 import chat_pb2
 from semievol.generation.v1 import generation_service_pb2 as pb
@@ -63,10 +64,13 @@ def generation(message: pb.Generation) -> Generation:
 
 
 def generation_message(value: Generation) -> pb.Generation:
-    completions = [
-        pb.Completion(text=one.text, tokens=_tokens(one.tokens, one.token_logprobs), finish_reason=_FINISH[one.finish_reason])
-        for one in value.completions
-    ]
+    completions = []
+    for one in value.completions:
+        tokens = _tokens(one.tokens, one.token_logprobs)
+        reason = _FINISH[one.finish_reason]
+        completions.append(
+            pb.Completion(text=one.text, tokens=tokens, finish_reason=reason, mean_nll=_mean_nll(_logprobs(tokens)))
+        )
     return pb.Generation(id=value.id, completions=completions, prompt_token_count=value.prompt_tokens)
 
 
@@ -96,13 +100,17 @@ def delta(message: pb.ChatResponse) -> ChatDelta:
     )
 
 
-def delta_message(value: ChatDelta, model: ModelInfo) -> pb.ChatResponse:
+def delta_message(value: ChatDelta, model: ModelInfo, logprobs: list[float]) -> pb.ChatResponse:
+    """`logprobs`: of the tokens so far, to which this piece's are added: the last piece has the mean of all."""
+    tokens = _tokens(value.tokens, value.token_logprobs)
+    logprobs += _logprobs(tokens)
     return pb.ChatResponse(
         text=value.text,
-        tokens=_tokens(value.tokens, value.token_logprobs),
+        tokens=tokens,
         finish_reason=_FINISH[value.finish_reason] if value.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
         model=identity(model),
         prompt_token_count=value.prompt_tokens,
+        mean_nll=_mean_nll(logprobs) if value.finish_reason else None,
     )
 
 
@@ -115,6 +123,7 @@ def identity(model: ModelInfo) -> chat_pb2.ModelIdentity:
         adapter_sha256=model.adapter_sha256,
         max_model_tokens=model.max_model_tokens,
         engine=model.engine,
+        alias=model.alias,
     )
 
 
@@ -127,6 +136,7 @@ def model_info(message: chat_pb2.ModelIdentity) -> ModelInfo:
         message.adapter_sha256,
         message.max_model_tokens,
         message.engine,
+        message.alias,
     )
 
 
@@ -148,3 +158,8 @@ def _texts(tokens: Iterable[pb.Token]) -> tuple[str, ...]:
 
 def _logprobs(tokens: Iterable[pb.Token]) -> tuple[float, ...]:
     return tuple(token.logprob for token in tokens)
+
+
+def _mean_nll(logprobs: Sequence[float]) -> float | None:
+    """H of Eq. 6 from log-probabilities as they travel, so that every client finds the same; None for a reply without tokens."""
+    return entropy(logprobs) if logprobs else None
