@@ -32,7 +32,7 @@ from semievol.ports import Embedder, Launcher
 
 T = TypeVar("T")
 
-SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller")
+SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller", "router")
 _START_S = 600.0  # a base model may have to be prepared or downloaded first
 _STOP_S = 60.0
 
@@ -40,7 +40,7 @@ _STOP_S = 60.0
 @dataclass(frozen=True)
 class EmbeddedSettings:
     """`engine`: transformers, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
-    (child processes). `port`: the first of six; 0 means any free ones.
+    (child processes). `port`: the first of seven; 0 means any free ones.
 
     `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
     `lasting`: other commands may give these services work; without it they end with the command that started them."""
@@ -59,8 +59,8 @@ class EmbeddedSettings:
 class Embedded:
     """Starts the services when entered and stops them when left. `addresses`: service -> host:port.
 
-    `only`: one service alone, of those that need no other: the controller, to read state, or generation, to ask a model. It takes no
-    lock, and nobody else finds it. `exclusive`: it does take the lock, since it will change what a run at work relies on.
+    `only`: the controller alone, to read state, or generation with its router, to ask a model: they need no others. They take no lock, and
+    nobody else finds them. `exclusive`: it does take the lock, since it will change what a run at work relies on.
     """
 
     def __init__(
@@ -87,8 +87,11 @@ class Embedded:
         self._prepare_home()
         self._thread.start()
         try:
-            if self._only:
-                self._start(self._only, self._controller() if self._only == "controller" else self._generation())
+            if self._only == "controller":
+                self._start("controller", self._controller())
+            elif self._only == "generation":
+                self._start("generation", self._generation())
+                self._start("router", self._router())
             else:
                 self._start_all()
                 self._publish_addresses()
@@ -132,6 +135,7 @@ class Embedded:
         self._start("judging", self._judging())
         self._start("training", self._training())
         self._start("controller", self._controller())
+        self._start("router", self._router())
 
     def _generation(self) -> Service:
         from semievol.generation import server
@@ -146,6 +150,12 @@ class Embedded:
             cache=self._home / "cache",
         )
         return server.service(settings)
+
+    def _router(self) -> Service:
+        from semievol.generation.router import server
+        from semievol.generation.router.settings import RouterSettings
+
+        return server.service(RouterSettings(store=self._store_uri, engines=(self._addresses["generation"],)))
 
     def _judging(self) -> Service:
         from semievol.client.generation import GenerationClient
@@ -200,7 +210,7 @@ class Embedded:
         with contextlib.suppress(OSError):
             if self._lock.is_locked and not self._only:
                 (self._home / _ADDRESSES).unlink(missing_ok=True)
-        for server in reversed(self._servers):  # the controller first: it uses the others
+        for server in reversed(self._servers):  # those first that use the others
             with contextlib.suppress(Exception):
                 self._run(server.stop(), _STOP_S)
         if self._jobs is not None:

@@ -141,19 +141,21 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
 
 
 @contextlib.contextmanager
-def generation(home: Path, model: str, *, store: str = "") -> Iterator[str]:
-    """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict."""
+def router(home: Path, model: str, *, store: str = "") -> Iterator[str]:
+    """Address of a router in front of an engine with this base: the running one of this home, or one in this process. Raises Conflict."""
     record = live_suite(home)
     if record is not None:
         _check_models(home, record, {"model": model})
         _check_backends(home, record, store=store)
-        yield record["addresses"]["generation"]
+        if "router" not in record["addresses"]:
+            raise errors.Conflict(f"The running services of {home} are of a version without a router; start them again.")
+        yield record["addresses"]["router"]
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
     _announce_start("the generation service", model)
     with Embedded(EmbeddedSettings(home=home, model=model, store=store), only="generation") as embedded:
-        yield embedded.addresses["generation"]
+        yield embedded.addresses["router"]
 
 
 def _announce_start(what: str, model: str) -> None:

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 from semievol.common import errors
 from semievol.common.grpc_client import OPTIONS
-from semievol.common.grpc_errors import from_rpc_error
+from semievol.common.grpc_errors import from_rpc_error, rich_status
 from semievol.generation import wire
 from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
@@ -95,14 +94,6 @@ class EngineClient:
             raise self._error(error) from error
 
     def _error(self, error: grpc.aio.AioRpcError) -> errors.SemiEvolError:
-        if error.code() in _BROKEN and not _ours(error):
+        if error.code() in _BROKEN and rich_status(error) is None:
             return errors.Unavailable(f"{self._where} went away ({error.details()}).")
         return from_rpc_error(error, self._where)
-
-
-def _ours(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a server of ours wrote this status, not gRPC."""
-    try:
-        return rpc_status.from_call(error) is not None
-    except ValueError:
-        return False

@@ -7,6 +7,8 @@ which gRPC takes 8 KiB by default, and a call whose trailers are larger fails wi
 
 from __future__ import annotations
 
+from typing import cast
+
 import grpc
 from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -58,7 +60,7 @@ def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError
     """The error that a failed call stands for. `where` names the service and its address, for messages that gRPC itself wrote."""
     call = rpc_error if isinstance(rpc_error, grpc.Call | grpc.aio.AioRpcError) else None
     code = call.code().name if call else "UNKNOWN"
-    status = _rich_status(call) if call else None
+    status = rich_status(call) if call else None
     if status is None:  # written by gRPC, not by a server of ours
         detail = (call.details() or "") if call else str(rpc_error)
         cls = errors.BY_CODE.get(code, errors.InternalError)
@@ -74,9 +76,10 @@ def from_rpc_error(rpc_error: grpc.RpcError, where: str) -> errors.SemiEvolError
     return _from_status(status, code)
 
 
-def _rich_status(call: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status | None:
+def rich_status(call: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    """What a server of ours said; None where gRPC itself, or something on the way, wrote the status."""
     try:
-        return rpc_status.from_call(call)
+        return rpc_status.from_call(cast(grpc.Call, call))  # it asks for what both kinds have
     except ValueError:  # a proxy on the way changed the code
         return None
 

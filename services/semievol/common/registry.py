@@ -60,7 +60,9 @@ class Alias:
 def model_from_record(record: Mapping[str, Any], path: str) -> Model:
     """Fields that this version does not know are left alone: a newer one may have written them. Raises Corrupt."""
     known = {field.name for field in fields(Model)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known
+    }
     try:
         return Model(**values)
     except TypeError as error:

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65530),
+    type=click.IntRange(0, 65529),
     default=0,
     show_default=True,
-    help="First of six consecutive ports; 0: any free ones.",
+    help="First of seven consecutive ports; 0: any free ones.",
 )
 @home_option
 @store_option

@@ -106,7 +106,7 @@ class Router(Generic[L]):
         """Looks at all engines. Raises Unavailable while none works (R12)."""
         await self.engines.look()
         if not self.engines.working:
-            raise self.engines.away(self.engines.all)
+            raise self.engines.away()
 
     async def close(self) -> None:
         for task in self._trims:

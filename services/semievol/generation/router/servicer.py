@@ -28,6 +28,7 @@ class RouterServicer(pb_grpc.GenerationServiceServicer):
         self._deadline_s = deadline_s
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        response: pb.GenerateResponse
         wanted, response = await self._unary("Generate", request, context)
         for generation in response.generations:
             for completion in generation.completions:
@@ -50,6 +51,7 @@ class RouterServicer(pb_grpc.GenerationServiceServicer):
                 yield piece
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        response: pb.ScoreResponse
         _, response = await self._unary("Score", request, context)
         return response
 
