@@ -15,7 +15,6 @@ from semievol.ports import BASE_MODEL, ModelInfo
 
 T = TypeVar("T")
 
-_FRESH_S = 0.1  # an unknown name is looked up once more in what is younger than this
 _SHOWN = 8  # names in a message
 
 ELSEWHERE = (errors.Unavailable, errors.StorageError, errors.Busy, errors.Cancelled)
@@ -123,7 +122,7 @@ class Router(Generic[L]):
         wanted = (await self._view.current()).resolve(name, key, self._default_alias)
         if wanted is not None:
             return wanted
-        catalog = await self._view.current(_FRESH_S)  # made a moment ago, perhaps
+        catalog = await self._view.current(0.0)  # made a moment ago, perhaps
         wanted = catalog.resolve(name, key, self._default_alias)
         if wanted is None:
             names = catalog.names()
