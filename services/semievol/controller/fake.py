@@ -290,6 +290,8 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         if 0 < request.weight < 100:
             if request.alias not in self.aliases:
                 raise errors.Conflict(f"The alias {request.alias} points at nothing yet.", field="weight")
+            if self.aliases[request.alias][0] == request.model:
+                raise errors.Conflict(f"The alias {request.alias} points at {request.model} already.", field="model")
             self.canaries[request.alias] = (request.model, request.weight)
             return pb.PromoteModelResponse(alias=self._alias(request.alias))
         history = self.aliases.setdefault(request.alias, [])

@@ -285,7 +285,8 @@ def test_an_address_wins_over_the_home(invoke: Invoke, home: Path, served: Serve
 def test_models_are_listed_promoted_and_rolled_back(invoke: Invoke, running_home: Path, run_file: Path) -> None:
     submitted(invoke, running_home, run_file)
     promoted = invoke("models", "promote", "demo-evolved-abc123", "best", "--home", running_home, "--json")
-    assert json.loads(promoted.stdout) == {"name": "best", "model": "demo-evolved-abc123", "previous_models": []}
+    alias = {"name": "best", "model": "demo-evolved-abc123", "previous_models": [], "canary_model": "", "canary_weight": 0}
+    assert json.loads(promoted.stdout) == alias
     listed = json.loads(invoke("models", "list", "--home", running_home, "--json").stdout)
     assert listed["models"][0]["name"] == "demo-evolved-abc123"
     assert listed["aliases"][0]["name"] == "best"
@@ -294,6 +295,24 @@ def test_models_are_listed_promoted_and_rolled_back(invoke: Invoke, running_home
     unknown = invoke("models", "rollback", "bset", "--home", running_home)
     assert unknown.exit_code == 64
     assert "did you mean best?" in unknown.stderr
+
+
+def test_a_canary_is_promoted_with_its_weight_listed_and_taken_back(invoke: Invoke, running_home: Path, run_file: Path) -> None:
+    submitted(invoke, running_home, run_file)
+    run_file.write_text(run_file.read_text().replace("name: demo", "name: other"))
+    submitted(invoke, running_home, run_file)
+    home = ("--home", running_home)
+    first = invoke("models", "promote", "other-evolved-abc123", "--alias", "best", "--weight", "10", *home)
+    assert first.exit_code == 73
+    assert invoke("models", "promote", "demo-evolved-abc123", "--alias", "best", *home).stdout == "best -> demo-evolved-abc123\n"
+    canary = invoke("models", "promote", "other-evolved-abc123", "--alias", "best", "--weight", "10", *home)
+    assert canary.stdout == "best -> demo-evolved-abc123 (90 %), other-evolved-abc123 (10 %)\n"
+    listed = invoke("models", "list", *home).stdout
+    assert "best (90 %)" in listed
+    assert "best (canary, 10 %)" in listed
+    assert invoke("models", "rollback", "best", *home).stdout == "best -> demo-evolved-abc123\n"
+    for wrong in (("best", "--alias", "best"), (), ("best", "--weight", "0"), ("best", "--weight", "101")):
+        assert invoke("models", "promote", "other-evolved-abc123", *wrong, *home).exit_code == 2
 
 
 def test_an_unknown_model_names_the_nearest_known(invoke: Invoke, running_home: Path, run_file: Path) -> None:

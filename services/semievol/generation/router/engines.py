@@ -80,7 +80,7 @@ class Engine(Generic[L]):
 
     def failed(self, error: errors.SemiEvolError, avoid_s: float) -> None:
         """A call did not get through: others are asked first for a while."""
-        log.warning("A call goes elsewhere: %s", error.message)
+        log.warning("An engine failed a call: %s", error.message)
         self._avoided_until = time.monotonic() + avoid_s
 
     @contextmanager
@@ -176,5 +176,7 @@ class Engines(Generic[L]):
     def away(self, reasons: Mapping[str, str] | None = None) -> errors.Unavailable:
         """Names engines with what is wrong with them: those given, or all that do not work."""
         reasons = reasons or {engine.address: engine.fault for engine in self.all if engine.fault}
-        named = "; ".join(f"{address}: {reason[:_SHOWN]}" for address, reason in reasons.items())
+        named = "; ".join(
+            (reason if address in reason else f"{address}: {reason}")[:_SHOWN] for address, reason in reasons.items()
+        )
         return errors.Unavailable(f"No engine answers ({named}). Start one, or try again.", retry_after_s=_RETRY_S)
