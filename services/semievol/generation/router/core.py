@@ -70,7 +70,7 @@ class Router(Generic[L]):
                         yield wanted, piece
                 return
             except ELSEWHERE as error:
-                if not isinstance(error, errors.Busy):
+                if isinstance(error, errors.Unavailable | errors.Cancelled):
                     engine.failed(error, self._avoid_s)
                 if begun:
                     raise errors.Unavailable(f"The reply broke off, ask again: {error.message}") from error

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from semievol.common import errors
+from semievol.common.keys import adapter_name
 from semievol.generation.router.catalog import Wanted
 from semievol.ports import BASE_MODEL, ModelInfo
 
@@ -41,7 +42,9 @@ L = TypeVar("L", bound=Link)
 
 
 class Engine(Generic[L]):
-    """One engine as its router knows it. `base`: None before it has answered. `fault`: why it does not work; empty: it does, or was never asked."""
+    """One engine as its router knows it. `base`: None before it has answered. `fault`: why it does not work; empty where it does.
+
+    `loaded` holds adapters whose weights are what their names say (R9): what somebody else loaded under such a name counts only then."""
 
     def __init__(self, link: L) -> None:
         self.link = link
@@ -74,7 +77,7 @@ class Engine(Generic[L]):
         if self.fault:
             log.info("The engine at %s serves %s.", self.address, base.base)
         self.base, self.fault = base, ""
-        names = {one.name for one in adapters}
+        names = {one.name for one in adapters if one.name == adapter_name(one.adapter_sha256)}
         self.loaded = {name: self.loaded.get(name, time.monotonic()) for name in names}
         self._ours &= names
 
