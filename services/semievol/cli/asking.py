@@ -20,7 +20,7 @@ from semievol.common.runspec import RunSpec
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.wire import spec_from_wire
 from semievol.data.intake import Role, load
-from semievol.ports import FinishReason, ModelInfo, Prompt, Sampling
+from semievol.ports import BASE_MODEL, FinishReason, ModelInfo, Prompt, Sampling
 
 if TYPE_CHECKING:
     from semievol.client.router import RouterClient
@@ -65,6 +65,13 @@ def look_up(target: Target, name: str) -> Wanted:
             name = _only_alias(connection.client)
         model = find_model(connection.client, name)
         return Wanted(name, model, spec_from_wire(connection.client.get_run(model.run).spec))
+
+
+def named(wanted: Wanted | None, model: str, *, base: bool) -> str:
+    """What a router is to be asked for: as `wanted` says, or, where nothing was looked up, as the user did."""
+    if base:
+        return wanted.model.base if wanted else BASE_MODEL
+    return wanted.name if wanted else model
 
 
 def _only_alias(client: ControllerClient) -> str:

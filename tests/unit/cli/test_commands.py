@@ -297,24 +297,6 @@ def test_models_are_listed_promoted_and_rolled_back(invoke: Invoke, running_home
     assert "did you mean best?" in unknown.stderr
 
 
-def test_a_canary_is_promoted_with_its_weight_listed_and_taken_back(invoke: Invoke, running_home: Path, run_file: Path) -> None:
-    submitted(invoke, running_home, run_file)
-    run_file.write_text(run_file.read_text().replace("name: demo", "name: other"))
-    submitted(invoke, running_home, run_file)
-    home = ("--home", running_home)
-    first = invoke("models", "promote", "other-evolved-abc123", "--alias", "best", "--weight", "10", *home)
-    assert first.exit_code == 73
-    assert invoke("models", "promote", "demo-evolved-abc123", "--alias", "best", *home).stdout == "best -> demo-evolved-abc123\n"
-    canary = invoke("models", "promote", "other-evolved-abc123", "--alias", "best", "--weight", "10", *home)
-    assert canary.stdout == "best -> demo-evolved-abc123 (90 %), other-evolved-abc123 (10 %)\n"
-    listed = invoke("models", "list", *home).stdout
-    assert "best (90 %)" in listed
-    assert "best (canary, 10 %)" in listed
-    assert invoke("models", "rollback", "best", *home).stdout == "best -> demo-evolved-abc123\n"
-    for wrong in (("best", "--alias", "best"), (), ("best", "--weight", "0"), ("best", "--weight", "101")):
-        assert invoke("models", "promote", "other-evolved-abc123", *wrong, *home).exit_code == 2
-
-
 def test_an_unknown_model_names_the_nearest_known(invoke: Invoke, running_home: Path, run_file: Path) -> None:
     submitted(invoke, running_home, run_file)
     result = invoke("models", "promote", "demo-evolved-abc", "best", "--home", running_home)

@@ -137,7 +137,8 @@ def test_a_router_alone_is_enough(invoke: Invoke, home: Path, router_address: st
     unknown = invoke(*alone, "--model", "demmo", "Hello")
     assert unknown.exit_code == 64
     assert "known: demo, " in unknown.stderr
-    assert invoke(*alone, "--base", "Hello").exit_code == 2
+    assert invoke(*alone, "--base", "Hello").stdout == "<base 0> user:Hello\n"
+    assert invoke(*alone, "--as-question", "Hello").exit_code == 2
 
 
 def test_services_of_a_version_without_a_router_say_so(asked: Invoke, running_home: Path) -> None:

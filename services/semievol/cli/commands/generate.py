@@ -65,10 +65,9 @@ def generate(
     --json: one object with the text, the number of its tokens, their mean negative log-likelihood in nats, that confidence in percent, and
     the identity of the weights.
     """
-    if options and not (as_question or run_file):
-        raise click.UsageError("--option needs --as-question or -f.")
-    if target.address and not router:
-        raise click.UsageError("With --address, give --router too: the address of the router there.")
+    as_question = as_question or run_file is not None
+    alone = bool(router) and not target.address  # the router's own names are enough
+    _check_usage(as_question, options, alone, bool(target.address) and not router)
     from semievol.cli import asking
     from semievol.ports import Prompt, Sampling
 
@@ -78,10 +77,6 @@ def generate(
     if run_file:
         name, common_options = asking.from_run_file(run_file)
         model, options = model or name, options or common_options
-    as_question = as_question or run_file is not None
-    alone = router and not target.address  # its own names are enough
-    if alone and (as_question or base):
-        raise click.UsageError("--as-question, -f and --base need a controller: give --address too.")
     wanted = None if alone else asking.look_up(target, model)
     messages = (
         asking.question_messages(wanted, text, options, system) if wanted and as_question else asking.plain_messages(text, system)
@@ -89,14 +84,23 @@ def generate(
     seeds = () if seed is None or temperature == 0 else (seed,)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     show = None if as_json else lambda piece: click.echo(piece, nl=False)
-    named = model if wanted is None else wanted.model.base if base else wanted.name
     with asking.served(target, wanted, router) as client:
-        reply = asking.ask(client, named, Prompt("prompt", messages, seeds), sampling, show)
+        reply = asking.ask(client, asking.named(wanted, model, base=base), Prompt("prompt", messages, seeds), sampling, show)
     if as_json:
         output.json_line(asking.reply_json(reply))
     else:
         output.data("")
         _note(reply)
+
+
+def _check_usage(as_question: bool, options: tuple[str, ...], alone: bool, no_router: bool) -> None:
+    """`alone`: a router without a controller; `no_router`: a controller elsewhere without one."""
+    if options and not as_question:
+        raise click.UsageError("--option needs --as-question or -f.")
+    if no_router:
+        raise click.UsageError("With --address, give --router too: the address of the router there.")
+    if alone and as_question:
+        raise click.UsageError("--as-question and -f need a controller, which knows the run: give --address too.")
 
 
 def _note(reply: Reply) -> None:
