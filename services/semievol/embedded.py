@@ -35,6 +35,7 @@ T = TypeVar("T")
 SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller", "router")
 _START_S = 600.0  # a base model may have to be prepared or downloaded first
 _STOP_S = 60.0
+_LOOK_EVERY_S = 10.0  # at an engine in the same process, which does not go away alone
 _SERVED_ADAPTERS = 1000  # what is kept in memory of them is the engine's own decision (GenerationSettings.merged_models)
 
 
@@ -157,8 +158,14 @@ class Embedded:
         from semievol.generation.router.settings import RouterSettings
 
         # runs at work use the same engine, and must not lose an adapter that somebody was curious about
-        settings = RouterSettings(store=self._store_uri, engines=(self._addresses["generation"],), max_adapters=_SERVED_ADAPTERS)
-        return server.service(settings)
+        return server.service(
+            RouterSettings(
+                store=self._store_uri,
+                engines=(self._addresses["generation"],),
+                max_adapters=_SERVED_ADAPTERS,
+                check_every_s=_LOOK_EVERY_S,
+            )
+        )
 
     def _judging(self) -> Service:
         from semievol.client.generation import GenerationClient

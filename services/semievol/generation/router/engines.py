@@ -18,6 +18,9 @@ from semievol.ports import BASE_MODEL, ModelInfo
 log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0  # an engine that works answers at once, whatever its model is doing
+_MOST_SLOW = (
+    3  # looks in a row that may take too long: a machine that is overloaded, the router's own too, is not one that is dead
+)
 _RETRY_S = 1.0  # what a call is told to wait: an engine that is started again is found within some seconds
 _SHOWN = 160  # characters of a reason
 
@@ -52,6 +55,7 @@ class Engine(Generic[L]):
         self.fault = "it was not asked yet"
         self.calls = 0  # at work here
         self.loaded: dict[str, float] = {}  # adapter -> when a call last used it
+        self._slow = 0  # looks in a row that took too long
         self._avoided_until = 0.0
         self._ours: set[str] = set()  # those that the router loaded
         self._at_work: Counter[str] = Counter()
@@ -63,20 +67,23 @@ class Engine(Generic[L]):
 
     @property
     def trusted(self) -> bool:
-        return not self.fault and time.monotonic() >= self._avoided_until
+        return not self.fault and not self._slow and time.monotonic() >= self._avoided_until
 
     async def look(self) -> None:
         """Finds out whether it works and what it holds. Raises nothing that an engine can do wrong."""
         try:
             base, *adapters = await self.link.look(_LOOK_S)
         except errors.SemiEvolError as error:
+            self._slow = self._slow + 1 if isinstance(error, errors.DeadlineExceeded) else 0
+            if 0 < self._slow < _MOST_SLOW:
+                return
             if not self.fault:
                 log.warning("An engine does not work: %s", error.message)
             self.fault = error.message
             return
         if self.fault:
             log.info("The engine at %s serves %s.", self.address, base.base)
-        self.base, self.fault = base, ""
+        self.base, self.fault, self._slow = base, "", 0
         names = {one.name for one in adapters if one.name == adapter_name(one.adapter_sha256)}
         self.loaded = {name: self.loaded.get(name, time.monotonic()) for name in names}
         self._ours &= names
