@@ -22,7 +22,7 @@ INTRODUCTION = """\
 # Faults
 
 What is injected, and what comes out. Made by `python -m benchmarks.faults --write docs/faults.md`; `tests/integration/test_bad_input.py` runs the
-same cases. Every case goes through the real command line, most against all six services with fake models. Of each it is checked that the exit
+same cases. Every case goes through the real command line, most against all seven services with fake models. Of each it is checked that the exit
 code is the promised one, that the message has at most six lines, says what it has to and shows no traceback, that no valid manifest stands
 over bad bytes and no half-written file is left, and that the next good run in the same home works.
 """

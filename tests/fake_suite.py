@@ -25,6 +25,8 @@ from semievol.embedding.settings import EmbeddingSettings
 from semievol.generation import server as generation_server
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.core import Engine
+from semievol.generation.router import server as router_server
+from semievol.generation.router.settings import RouterSettings
 from semievol.generation.settings import GenerationSettings
 from semievol.judging import server as judging_server
 from semievol.judging.settings import JudgingSettings
@@ -119,7 +121,7 @@ def fake_suite(
     max_attempts: int = 3,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
-    """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
+    """All seven services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
     `index`, `embedder`: others of the caller's in place of the fakes; `engine_of`: what stands between the generation service and the
     fake engine. `engine_faults`: as FakeEngine has them."""
@@ -154,7 +156,9 @@ def fake_suite(
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)
-        yield Suite(home, store, engine, trainer, fake_index, client, generation, addresses | {"controller": address})
+        router = router_server.service(RouterSettings(store=store, engines=(addresses["generation"],), cache_s=0.1))
+        others = {"controller": address, "router": stack.enter_context(running(router))}
+        yield Suite(home, store, engine, trainer, fake_index, client, generation, addresses | others)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

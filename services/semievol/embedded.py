@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller")
+SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "controller", "router")
 _DOOR_PORT = 7  # places after the first port
 _START_S = 600.0  # a base model may have to be prepared or downloaded first
 _STOP_S = 60.0
+_LOOK_EVERY_S = 10.0  # at an engine in the same process, which does not go away alone
+_SERVED_ADAPTERS = 1000  # what is kept in memory of them is the engine's own decision (GenerationSettings.merged_models)
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Embedded:
     """Starts the services when entered and stops them when left. `addresses`: service -> host:port. `openai_url`: base URL of the OpenAI-compatible
     API; empty where it is not served, and then `openai_missing` says why, if somebody could expect it.
 
-    `only`: one service alone, of those that need no other: the controller, to read state, or generation, to ask a model. It takes no
-    lock, and nobody else finds it. `exclusive`: it does take the lock, since it will change what a run at work relies on.
+    `only`: the controller alone, to read state, or generation with its router, to ask a model: they need no others. They take no lock, and
+    nobody else finds them. `exclusive`: it does take the lock, since it will change what a run at work relies on.
     """
 
     def __init__(
@@ -108,8 +110,11 @@ class Embedded:
         self._prepare_home()
         self._thread.start()
         try:
-            if self._only:
-                self._start(self._only, self._controller() if self._only == "controller" else self._generation())
+            if self._only == "controller":
+                self._start("controller", self._controller())
+            elif self._only == "generation":
+                self._start("generation", self._generation())
+                self._start("router", self._router())
             else:
                 self._start_all()
                 if self._settings.lasting:
@@ -155,6 +160,7 @@ class Embedded:
         self._start("judging", self._judging())
         self._start("training", self._training())
         self._start("controller", self._controller())
+        self._start("router", self._router())
 
     def _generation(self) -> Service:
         from semievol.generation import server
@@ -172,6 +178,20 @@ class Embedded:
             **alone,
         )
         return server.service(settings)
+
+    def _router(self) -> Service:
+        from semievol.generation.router import server
+        from semievol.generation.router.settings import RouterSettings
+
+        # runs at work use the same engine, and must not lose an adapter that somebody was curious about
+        return server.service(
+            RouterSettings(
+                store=self._store_uri,
+                engines=(self._addresses["generation"],),
+                max_adapters=_SERVED_ADAPTERS,
+                check_every_s=_LOOK_EVERY_S,
+            )
+        )
 
     def _judging(self) -> Service:
         from semievol.client.generation import GenerationClient
@@ -248,7 +268,7 @@ class Embedded:
         if self._door is not None:
             with contextlib.suppress(Exception):
                 self._run(self._door.stop(), _STOP_S)
-        for server in reversed(self._servers):  # the controller first: it uses the others
+        for server in reversed(self._servers):  # those first that use the others
             with contextlib.suppress(Exception):
                 self._run(server.stop(), _STOP_S)
         if self._jobs is not None:

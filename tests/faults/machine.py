@@ -180,7 +180,7 @@ MACHINE_CASES = [
     Case(MACHINE, "a home that nobody can write", (74,), r"home .* cannot be written: .*another --home", read_only_home),
     *(Case(MACHINE, f"a disk of {kib} KiB", (74,), r"[Nn]o space left on device", full_disk(kib)) for kib in DISK_KIB),
     Case(MACHINE, "a port in use", (69,), r"port is in use", port_in_use(0)),
-    Case(MACHINE, "the fourth of six ports in use", (69,), r"port is in use", port_in_use(3)),
+    Case(MACHINE, "the fourth of seven ports in use", (69,), r"port is in use", port_in_use(3)),
     Case(MACHINE, "a second run while the first hangs", (75,), r"in use by process \d+", a_second_run_while_the_first_hangs),
     Case(MACHINE, "another run beside the first", (75,), r"in use by process \d+", another_run_beside_the_first),
 ]

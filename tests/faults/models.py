@@ -14,8 +14,8 @@ from typing import Any
 from semievol.algorithm.types import Message
 from semievol.common.artifacts import Artifacts, uri
 from semievol.common.keys import canonical_json, derive_seed
+from semievol.common.registry import Model, Registry
 from semievol.common.stores.local import LocalStore
-from semievol.controller.registry import Model, Registry
 
 from tests.fake_suite import colour_script
 from tests.faults.bench import Case, Ended, Place, half_written, served

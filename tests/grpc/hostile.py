@@ -27,6 +27,7 @@ ROOMS = {
     "judging": judging,
     "training": training,
     "controller": controller,
+    "router": generation,
 }
 ENORMOUS = "x" * 1_000_000
 DEADLINE_S = 20.0

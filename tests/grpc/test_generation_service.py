@@ -88,6 +88,18 @@ def test_a_chat_streams_pieces_and_ends_with_a_reason(stub: pb_grpc.GenerationSe
     assert pieces[-1].prompt_token_count > 0
 
 
+def test_every_reply_carries_its_mean_negative_log_likelihood(stub: pb_grpc.GenerationServiceStub) -> None:
+    """Of two tokens half the sum; of a stream on its last piece, for all its tokens; of a reply without tokens there is none."""
+    (completion,) = stub.Generate(pb.GenerateRequest(prompts=[ask("hi")])).generations[0].completions
+    assert completion.mean_nll == pytest.approx(-(completion.tokens[0].logprob + completion.tokens[1].logprob) / 2, abs=1e-12)
+    pieces = list(stub.Chat(pb.ChatRequest(prompt=ask("hi"))))
+    assert [piece.HasField("mean_nll") for piece in pieces] == [False, False, True]
+    assert pieces[-1].mean_nll == completion.mean_nll
+    stop = pb.Sampling(stop=["A"])
+    (empty,) = stub.Generate(pb.GenerateRequest(prompts=[ask("hi")], sampling=stop)).generations[0].completions
+    assert (empty.text, empty.HasField("mean_nll")) == ("", False)
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "field"),
     [

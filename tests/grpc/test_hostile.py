@@ -1,4 +1,4 @@
-"""Hostile calls on all six services, through real servers with their interceptors: a status that says what is wrong, and nothing worse."""
+"""Hostile calls on all seven services, through real servers with their interceptors: a status that says what is wrong, and nothing worse."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{met
 
 @pytest.fixture(scope="module")
 def channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, grpc.Channel]]:
-    """To each of the six services, which hold what honest requests need."""
+    """To each of the seven services, which hold what honest requests need."""
     with fake_suite(tmp_path_factory.mktemp("hostile")) as suite, ExitStack() as stack:
         suite.index.create(CollectionSpec("ready", 2, text_search=True))
         options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 24)]

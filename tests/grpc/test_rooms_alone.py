@@ -54,6 +54,21 @@ def test_the_retrieval_service_runs_alone_and_ends_cleanly_on_sigterm() -> None:
     assert end(process) == 0
 
 
+def test_a_router_waits_for_its_engines_and_can_be_stopped_meanwhile() -> None:
+    environment = {
+        **os.environ,
+        "SEMIEVOL_ROUTER_ADDRESS": "127.0.0.1:0",
+        "SEMIEVOL_ROUTER_ENGINES": "127.0.0.1:1, 127.0.0.1:2",
+    }
+    command = [sys.executable, "-m", "semievol.generation.router.server"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if "Waiting for an engine" in line)
+    assert "127.0.0.1:1" in line
+    assert "127.0.0.1:2" in line
+    assert end(process) == 0
+
+
 def test_a_port_in_use_ends_with_the_exit_code_of_unavailable() -> None:
     process, address = start("embedding")
     environment = {**os.environ, "SEMIEVOL_EMBEDDING_BACKEND": "fake", "SEMIEVOL_EMBEDDING_ADDRESS": address}

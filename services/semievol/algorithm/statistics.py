@@ -52,3 +52,17 @@ def pseudo_label_accuracy(
         if true is not None and isinstance(answer, Answer):
             flags.append(equal(answer, true, task))
     return sum(flags) / len(flags) if flags else None
+
+
+def quantile_grid(values: Sequence[float]) -> tuple[float, ...]:
+    """[101]: the smallest value that at least k percent of the values do not exceed, k = 0..100 (0: the smallest one). Empty for no values."""
+    ordered = sorted(values)
+    return tuple(ordered[max(0, -(-k * len(ordered) // 100) - 1)] for k in range(101)) if ordered else ()
+
+
+def percent_at_least(grid: Sequence[float], value: float) -> float:
+    """Percent of the values behind a `quantile_grid` that are at least as high as `value`, rounded up to a whole one, 0..100.
+
+    Of n values let m be lower. The k-th quantile is at least `value` exactly if more than m values are needed for k percent, k n / 100 > m,
+    which 100 - floor(100 m / n) of k = 1..100 fulfil."""
+    return float(sum(one >= value for one in grid[1:]))

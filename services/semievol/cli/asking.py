@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.algorithm.prompts import plain_prompt
 from semievol.algorithm.types import Message, Row, TaskType
-from semievol.cli.connect import controller, find_model, generation
+from semievol.cli.connect import controller, find_model, router
 from semievol.cli.options import Target
 from semievol.cli.runfiles import read_run_file
 from semievol.client.controller import ControllerClient
@@ -20,18 +20,32 @@ from semievol.common.runspec import RunSpec
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.wire import spec_from_wire
 from semievol.data.intake import Role, load
-from semievol.ports import BASE_MODEL, Completion, FinishReason, ModelInfo, Prompt, Sampling
+from semievol.ports import BASE_MODEL, FinishReason, ModelInfo, Prompt, Sampling
 
 if TYPE_CHECKING:
-    from semievol.client.generation import GenerationClient
+    from semievol.client.router import RouterClient
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model, and the run that made it."""
+    """What was named, an alias or a model; the model that stands for it, which knows its base; and the run that made that."""
 
+    name: str
     model: pb.Model
     spec: RunSpec
+
+
+@dataclass
+class Reply:
+    """What a model wrote. `mean_nll` in nats per token, None without tokens; `confidence` in percent, None where nothing is to be compared
+    with."""
+
+    model: ModelInfo
+    text: str = ""
+    tokens: int = 0
+    finish_reason: FinishReason = FinishReason.STOP
+    mean_nll: float | None = None
+    confidence: float | None = None
 
 
 def from_run_file(path: Path) -> tuple[str, tuple[str, ...]]:
@@ -50,7 +64,14 @@ def look_up(target: Target, name: str) -> Wanted:
         if not name:
             name = _only_alias(connection.client)
         model = find_model(connection.client, name)
-        return Wanted(model, spec_from_wire(connection.client.get_run(model.run).spec))
+        return Wanted(name, model, spec_from_wire(connection.client.get_run(model.run).spec))
+
+
+def named(wanted: Wanted | None, model: str, *, base: bool) -> str:
+    """What a router is to be asked for: as `wanted` says, or, where nothing was looked up, as the user did."""
+    if base:
+        return wanted.model.base if wanted else BASE_MODEL
+    return wanted.name if wanted else model
 
 
 def _only_alias(client: ControllerClient) -> str:
@@ -62,65 +83,67 @@ def _only_alias(client: ControllerClient) -> str:
     return aliases[0]
 
 
-def messages(wanted: Wanted, text: str, options: tuple[str, ...], system: str, *, as_question: bool) -> tuple[Message, ...]:
-    """The prompt as it is, or in the form that the run's models were trained on."""
-    before = (Message("system", system),) if system else ()
-    if not as_question:
-        return (*before, Message("user", text))
+def plain_messages(text: str, system: str) -> tuple[Message, ...]:
+    """The prompt as it is."""
+    return (*_before(system), Message("user", text))
+
+
+def question_messages(wanted: Wanted, text: str, options: tuple[str, ...], system: str) -> tuple[Message, ...]:
+    """The prompt in the form that the run's models were trained on."""
     task = wanted.spec.task.task()
     if task.options and options not in ((), task.options):
         raise errors.InvalidInput(f"This model's options are {', '.join(task.options)}; --option cannot change them.")
     row = Row("question", text, () if task.options else options)
     if task.type is TaskType.CHOICE and len(task.options_of(row)) < 2:
         raise errors.InvalidInput("This model answers multiple choice: give --option for each of at least two options.")
-    return (*before, *plain_prompt(row, task))
+    return (*_before(system), *plain_prompt(row, task))
+
+
+def _before(system: str) -> tuple[Message, ...]:
+    return (Message("system", system),) if system else ()
 
 
 @contextlib.contextmanager
-def served(target: Target, wanted: Wanted, address: str, *, base: bool) -> Iterator[tuple[GenerationClient, ModelInfo]]:
-    """A generation service that serves the model: the one at `address`, the running one of this home, or one in this process."""
-    from semievol.client.generation import GenerationClient
-    from semievol.common.keys import adapter_name
+def served(target: Target, wanted: Wanted | None, address: str) -> Iterator[RouterClient]:
+    """A router: the one at `address`, the running one of this home, or one in this process, for which `wanted` says what base it needs."""
+    from semievol.client.router import RouterClient
 
     with contextlib.ExitStack() as stack:
         if not address:
+            assert wanted is not None
             endpoint = wanted.spec.engine if wanted.spec.trainer == "openai" else ""
-            address = stack.enter_context(generation(target.home, wanted.model.base, store=target.store, endpoint=endpoint))
-        client = stack.enter_context(contextlib.closing(GenerationClient(address)))
-        if base:
-            yield client, next(model for model in client.models() if model.name == BASE_MODEL)
-        else:
-            yield client, client.load_adapter(adapter_name(wanted.model.sha256), wanted.model.uri)
+            address = stack.enter_context(router(target.home, wanted.model.base, store=target.store, endpoint=endpoint))
+        yield stack.enter_context(contextlib.closing(RouterClient(address)))
 
 
-def ask(
-    client: GenerationClient, model: ModelInfo, prompt: Prompt, sampling: Sampling, show: Callable[[str], None] | None
-) -> Completion:
-    """The reply, whose pieces are shown as they come."""
-    text, reason = "", FinishReason.STOP
-    tokens: list[str] = []
-    logprobs: list[float] = []
-    for delta in client.chat(model.name, prompt, sampling):
-        text += delta.text
-        tokens += delta.tokens
-        logprobs += delta.token_logprobs
-        reason = delta.finish_reason or reason
+def ask(client: RouterClient, name: str, prompt: Prompt, sampling: Sampling, show: Callable[[str], None] | None) -> Reply:
+    """The reply of an alias, a model or a base, whose pieces are shown as they come."""
+    reply: Reply | None = None
+    for piece in client.chat(name, prompt, sampling):
+        reply = reply or Reply(piece.model)
+        reply.text += piece.delta.text
+        reply.tokens += len(piece.delta.tokens)
+        reply.finish_reason = piece.delta.finish_reason or reply.finish_reason
+        reply.mean_nll, reply.confidence = piece.mean_nll, piece.confidence
         if show:
-            show(delta.text)
+            show(piece.delta.text)
             sys.stdout.flush()
-    return Completion(text, tuple(tokens), tuple(logprobs), reason)
+    if reply is None:
+        raise errors.Unavailable("The reply broke off before it began; ask again.")
+    return reply
 
 
-def reply_json(reply: Completion, name: str, model: ModelInfo) -> dict[str, Any]:
-    """`name`: the registered model's, or `base`. `mean_nll`: nats per token, null for a reply without tokens."""
-    count = len(reply.token_logprobs)
+def reply_json(reply: Reply) -> dict[str, Any]:
+    model = reply.model
     return {
         "text": reply.text,
-        "tokens": count,
-        "mean_nll": -sum(reply.token_logprobs) / count if count else None,
+        "tokens": reply.tokens,
+        "mean_nll": reply.mean_nll,
+        "confidence": reply.confidence,
         "finish_reason": reply.finish_reason.value,
         "model": {
-            "name": name,
+            "name": model.name,
+            "alias": model.alias or None,
             "base": model.base,
             "base_sha256": model.base_sha256,
             "adapter": model.adapter or None,

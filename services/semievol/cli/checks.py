@@ -21,7 +21,7 @@ _LEAST_HOME = 5 * _GIB  # a prepared small model, adapters, an index
 _LEAST_TEMP = 1 * _GIB  # uploads and adapters on their way
 _FULL = 64 << 20  # below this nothing can be written that matters
 _LEAST_MEMORY = 4 * _GIB  # torch, a 135M model, its training
-_LEAST_OPEN_FILES = 1024  # sockets of six services and their clients, model files, Milvus Lite's
+_LEAST_OPEN_FILES = 1024  # sockets of seven services and their clients, model files, Milvus Lite's
 # what each extra of the package brings, by the name it is imported under
 _ROOMS = {
     "embedding": ("sentence_transformers", "torch"),

@@ -143,21 +143,23 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
 
 
 @contextlib.contextmanager
-def generation(home: Path, model: str, *, store: str = "", endpoint: str = "") -> Iterator[str]:
-    """Address of a generation service with this base: the running one of this home, or one in this process. Raises Conflict. `endpoint`: that
-    trained the model, and alone serves it."""
+def router(home: Path, model: str, *, store: str = "", endpoint: str = "") -> Iterator[str]:
+    """Address of a router in front of an engine with this base: the running one of this home, or one in this process. Raises Conflict.
+    `endpoint`: that trained the model, and alone serves it."""
     record = live_suite(home)
     if record is not None:
         _check_models(home, record, {"model": model} | ({"engine": endpoint} if endpoint else {}))
         _check_backends(home, record, store=store)
-        yield record["addresses"]["generation"]
+        if "router" not in record["addresses"]:
+            raise errors.Conflict(f"The running services of {home} are of a version without a router; start them again.")
+        yield record["addresses"]["router"]
         return
     from semievol.embedded import Embedded, EmbeddedSettings
 
     _announce_start("the generation service", model)
     there: dict[str, Any] = {"engine": endpoint, "trainer": "openai"} if endpoint else {}
     with Embedded(EmbeddedSettings(home=home, model=model, store=store, **there), only="generation") as embedded:
-        yield embedded.addresses["generation"]
+        yield embedded.addresses["router"]
 
 
 def _announce_start(what: str, model: str) -> None:

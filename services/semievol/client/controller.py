@@ -152,14 +152,14 @@ class ControllerClient:
         response: pb.ListModelsResponse = self._caller.unary(self._stub.ListModels, pb.ListModelsRequest())
         return response
 
-    def promote(self, model: str, alias: str) -> pb.Alias:
-        """Points an alias at a model. Raises NotFound."""
-        request = pb.PromoteModelRequest(model=model, alias=alias)
+    def promote(self, model: str, alias: str, weight: int = 0) -> pb.Alias:
+        """Points an alias at a model, or that percentage of its calls; 0 means all. Raises NotFound, InvalidInput, Conflict."""
+        request = pb.PromoteModelRequest(model=model, alias=alias, weight=weight)
         response: pb.PromoteModelResponse = self._caller.unary(self._stub.PromoteModel, request)
         return response.alias
 
     def rollback(self, alias: str) -> pb.Alias:
-        """Points an alias at the model before. Raises NotFound, Conflict (there is none)."""
+        """Takes an alias's canary away, else points it at the model before. Raises NotFound, Conflict (there is none)."""
         request = pb.RollbackModelRequest(alias=alias)
         response: pb.RollbackModelResponse = self._caller.unary(self._stub.RollbackModel, request, idempotent=False)
         return response.alias

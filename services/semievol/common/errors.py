@@ -110,10 +110,16 @@ class Busy(SemiEvolError):
 
 
 class Unavailable(SemiEvolError):
-    """A backend is down or not ready; an idempotent call may be repeated."""
+    """A backend is down or not ready; an idempotent call may be repeated, best after `retry_after_s` seconds (0: nobody knows)."""
 
     code = "UNAVAILABLE"
     exit_code = 69
+
+    def __init__(
+        self, message: str, *, field: str | None = None, details: Mapping[str, str] | None = None, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message, field=field, details=details)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(SemiEvolError):

@@ -41,7 +41,7 @@ def to_status(error: errors.SemiEvolError) -> status_pb2.Status:
             break
     if bad.field_violations:
         status.details.add().Pack(bad)
-    if isinstance(error, errors.Busy):
+    if isinstance(error, errors.Busy | errors.Unavailable) and error.retry_after_s:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -86,7 +86,7 @@ def rich_status(call: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status | N
 
 def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
     field: str | None = None
-    reason, details, rows, retry_after_s = "", {}, [], 1.0
+    reason, details, rows, retry_after_s = "", {}, [], 0.0
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info):
@@ -107,7 +107,9 @@ def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
         else errors.BY_CODE.get(code, errors.InternalError)
     )
     if cls is errors.Busy:
-        return errors.Busy(status.message, retry_after_s=retry_after_s, field=field)
+        return errors.Busy(status.message, retry_after_s=retry_after_s or 1.0, field=field)
+    if cls is errors.Unavailable:
+        return errors.Unavailable(status.message, field=field, details=details, retry_after_s=retry_after_s)
     if cls is errors.InvalidInput:
         return errors.InvalidInput(status.message, field=field, details=details, rows=tuple(rows))
     return cls(status.message, field=field, details=details)

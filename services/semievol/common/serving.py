@@ -34,8 +34,14 @@ async def _serve(build: Callable[[], Service], address: str) -> None:
     service = build()
     server = Server([service], address)
     try:
-        await server.start()
+        starting, stopping = asyncio.ensure_future(server.start()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # told to stop before it worked
+            starting.cancel()
+            await asyncio.wait({starting})
+            return
+        await starting
         log.info("%s serves at %s", service.name, server.address)
-        await stop.wait()
+        await stopping
     finally:
         await server.stop()

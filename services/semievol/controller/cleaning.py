@@ -6,9 +6,9 @@ from pathlib import Path
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Artifacts, Look, blob_path, parse_uri
+from semievol.common.registry import Model, Registry
 from semievol.common.trained_models import ENDPOINT_MODEL, PEFT_CONFIG
 from semievol.controller.plan import StepPlan
-from semievol.controller.registry import Model, Registry
 from semievol.controller.runs import RunRecord
 from semievol.ports import ObjectInfo
 
@@ -34,7 +34,7 @@ def forget_from(artifacts: Artifacts, run_id: str, steps: list[StepPlan], label:
 
 def unregister_models(registry: Registry, run_id: str) -> list[str]:
     """Forgets the run's models that no alias points at, or pointed at before; their names."""
-    named = {name for alias in registry.aliases() for name in (alias.model, *alias.previous)}
+    named = {name for alias in registry.aliases() for name in (*alias.serves, *alias.previous)}
     gone = [model for model in registry.models() if model.run == run_id and model.name not in named]
     for model in gone:
         registry.unregister(model)

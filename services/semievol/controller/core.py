@@ -13,6 +13,7 @@ from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Look
+from semievol.common.registry import FULL_WEIGHT, Alias, Model
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
 from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
@@ -23,7 +24,6 @@ from semievol.controller.inspection import Inspector
 from semievol.controller.models import models_of, result
 from semievol.controller.plan import Addition, StepPlan, StepState
 from semievol.controller.reconcile import Progress, RunDriver, Surroundings
-from semievol.controller.registry import Alias, Model
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import Event, RunRecord, run_state, step_label
 from semievol.ports import NEVER, Cancel
@@ -247,8 +247,9 @@ class Controller:
     def models(self) -> tuple[list[Model], list[Alias]]:
         return self._world.registry.models(), self._world.registry.aliases()
 
-    def promote(self, model: str, alias: str) -> Alias:
-        return self._world.registry.promote(model, alias)
+    def promote(self, model: str, alias: str, weight: int = 0) -> Alias:
+        """`weight`: percent of the alias's calls; 0 means all. Raises NotFound, InvalidInput, Conflict."""
+        return self._world.registry.promote(model, alias, weight or FULL_WEIGHT)
 
     def rollback(self, alias: str) -> Alias:
         return self._world.registry.rollback(alias)

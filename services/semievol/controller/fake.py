@@ -171,6 +171,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.largest_piece = 0
         self.submitted: list[RunSpec] = []
         self.aliases: dict[str, list[str]] = {}
+        self.canaries: dict[str, tuple[str, int]] = {}
         self.added: list[str] = []
         self.retried: list[str] = []  # `from_step` of each retry
         self.garbage = 3  # objects
@@ -286,7 +287,15 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
     async def PromoteModel(self, request: pb.PromoteModelRequest, context: Context) -> pb.PromoteModelResponse:
         if request.model not in [model.name for model in self._models()]:
             raise errors.NotFound(f"There is no model {request.model!r}.", field="model")
+        if 0 < request.weight < 100:
+            if request.alias not in self.aliases:
+                raise errors.Conflict(f"The alias {request.alias} points at nothing yet.", field="weight")
+            if self.aliases[request.alias][0] == request.model:
+                raise errors.Conflict(f"The alias {request.alias} points at {request.model} already.", field="model")
+            self.canaries[request.alias] = (request.model, request.weight)
+            return pb.PromoteModelResponse(alias=self._alias(request.alias))
         history = self.aliases.setdefault(request.alias, [])
+        self.canaries.pop(request.alias, None)
         if history[:1] != [request.model]:
             history.insert(0, request.model)
         return pb.PromoteModelResponse(alias=self._alias(request.alias))
@@ -294,9 +303,10 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:
         if request.alias not in self.aliases:
             raise errors.NotFound(f"There is no alias {request.alias!r}.", field="alias")
-        if len(self.aliases[request.alias]) < 2:
+        if request.alias not in self.canaries and len(self.aliases[request.alias]) < 2:
             raise errors.Conflict(f"Alias {request.alias!r} pointed at no other model before.")
-        self.aliases[request.alias].pop(0)
+        if not self.canaries.pop(request.alias, None):
+            self.aliases[request.alias].pop(0)
         return pb.RollbackModelResponse(alias=self._alias(request.alias))
 
     async def PreviewSelection(self, request: pb.PreviewSelectionRequest, context: Context) -> pb.PreviewSelectionResponse:
@@ -330,7 +340,8 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
 
     def _alias(self, name: str) -> pb.Alias:
         history = self.aliases[name]
-        return pb.Alias(name=name, model=history[0], previous_models=history[1:])
+        canary, weight = self.canaries.get(name, ("", 0))
+        return pb.Alias(name=name, model=history[0], previous_models=history[1:], canary_model=canary, canary_weight=weight)
 
 
 def service(servicer: FakeControllerServicer) -> Service:

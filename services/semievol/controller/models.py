@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from semievol.algorithm.statistics import quantile_grid
+from semievol.algorithm.types import Reason
 from semievol.common.artifacts import Artifacts, uri
+from semievol.common.registry import Model, Registry
 from semievol.common.trained_models import naming_file
-from semievol.controller.plan import StepPlan, StepState
-from semievol.controller.registry import Model, Registry
+from semievol.controller.plan import StepPlan, StepState, files_of
 from semievol.controller.runs import RunRecord
 
 ROLES = {"warm": "warm", "evolve": "evolved"}  # step -> role
@@ -19,8 +22,27 @@ def register_models(
     artifacts: Artifacts, registry: Registry, run: RunRecord, steps: list[StepPlan], iteration: int
 ) -> list[Model]:
     """Registers the iteration's models; returns those that are new."""
-    models = [model for model in models_of(artifacts, run, steps) if model.iteration == iteration]
-    return [model for model in models if registry.register(model)]
+    grids: dict[int, tuple[float, ...]] = {}  # by the iteration that selected: each is read once
+    new = []
+    for model in models_of(artifacts, run, steps):
+        if model.iteration != iteration:
+            continue
+        learned_from = iteration if model.role == "evolved" else iteration - 1
+        if learned_from not in grids:
+            grids[learned_from] = _selected_entropies(artifacts, steps, learned_from)
+        model = replace(model, selected_entropies=grids[learned_from])
+        if registry.register(model):
+            new.append(model)
+    return new
+
+
+def _selected_entropies(artifacts: Artifacts, steps: list[StepPlan], iteration: int) -> tuple[float, ...]:
+    """The grid of H of the rows that this iteration selected; empty for iteration 0, before which nothing is. One record in memory at a time."""
+    select = next((step for step in steps if (step.iteration, step.name) == (iteration, "select")), None)
+    if select is None or select.state is not StepState.DONE:
+        return ()
+    lines = (line for one in files_of(select, "fates.jsonl") for line in artifacts.stream_json_lines(one.file))
+    return quantile_grid([line["entropy"] for line in lines if line["reason"] == Reason.KEPT and "entropy" in line])
 
 
 def models_of(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan]) -> list[Model]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from semievol.common import errors, work
 from semievol.common.artifacts import Artifacts, Look, Manifest, Shard
+from semievol.common.registry import Registry
 from semievol.controller.models import best_model, models_of, register_models, work_seconds
 from semievol.controller.plan import Addition, StepPlan, StepState
-from semievol.controller.registry import Registry
 from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore, step_label
 from semievol.controller.training import TrainingJob
 from semievol.ports import JobSpec, JobState, Launcher, ModelInfo, Trainer

@@ -7,7 +7,6 @@ runs/<run id>/data/<number>.json    unlabeled rows that came later, and the iter
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from semievol.common import errors
 from semievol.common.keys import canonical_json, content_key
+from semievol.common.records import damaged, read_record
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.controller.plan import Addition, ManifestOf, Resolved, StepPlan, plan
 from semievol.ports import ObjectStore
@@ -168,23 +168,6 @@ class RunStore:
             log.warning("%s", error.message)
         self._next[run_id] = number + 1
         return True
-
-
-def read_record(store: ObjectStore, path: str) -> dict[str, Any]:
-    """A small JSON object that nothing else could make anew. Raises NotFound, Corrupt."""
-    with store.open(path) as stream:
-        data = stream.read()
-    try:
-        body = json.loads(data)
-    except ValueError as error:
-        raise damaged(path) from error
-    if not isinstance(body, dict):
-        raise damaged(path)
-    return body
-
-
-def damaged(path: str) -> errors.Corrupt:
-    return errors.Corrupt(f"{path} in the artifact store is damaged; run its run file again, which writes it anew if it can.")
 
 
 def _record_path(run_id: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from semievol.client.services import Services
 from semievol.common.artifacts import Artifacts
 from semievol.common.grpc_server import Service, Workers
+from semievol.common.registry import Registry
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
 from semievol.common.stores.probe import probe as probe_store
@@ -19,7 +20,6 @@ from semievol.controller.diagnosis import Parts
 from semievol.controller.forecast import Forecaster
 from semievol.controller.preview import Outputs
 from semievol.controller.reconcile import Surroundings
-from semievol.controller.registry import Registry
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import RunStore
 from semievol.controller.servicer import ControllerServicer

@@ -91,7 +91,7 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         return await self._workers.run(self._list_models)
 
     async def PromoteModel(self, request: pb.PromoteModelRequest, context: Context) -> pb.PromoteModelResponse:
-        alias = await self._workers.run(self._core.promote, request.model, request.alias)
+        alias = await self._workers.run(self._core.promote, request.model, request.alias, request.weight)
         return pb.PromoteModelResponse(alias=wire.alias_to_wire(alias))
 
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from semievol.common import errors
+from semievol.common.registry import Alias, Model
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.wire import task_from_wire, task_to_wire
 from semievol.controller.core import RunView, StepView
 from semievol.controller.exporting import ExportedRow
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.reconcile import Progress
-from semievol.controller.registry import Alias, Model
 from semievol.controller.runs import Event
 from semievol.controller.v1 import controller_service_pb2 as pb
 
@@ -166,4 +166,10 @@ def model_to_wire(model: Model, directory: str | None) -> pb.Model:
 
 
 def alias_to_wire(alias: Alias) -> pb.Alias:
-    return pb.Alias(name=alias.name, model=alias.model, previous_models=alias.previous)
+    return pb.Alias(
+        name=alias.name,
+        model=alias.model,
+        previous_models=alias.previous,
+        canary_model=alias.canary,
+        canary_weight=alias.weight,
+    )

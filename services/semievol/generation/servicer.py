@@ -27,8 +27,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     async def Chat(self, request: pb.ChatRequest, context: Context) -> AsyncIterator[pb.ChatResponse]:
         model = core.find_model(self._engine.models(), wire.model_name(request.model))
         prompt, sampling = wire.prompt(request.prompt), wire.sampling(request.sampling)
+        logprobs: list[float] = []
         async for delta in self._workers.stream(self._engine.chat, model.name, prompt, sampling):
-            yield wire.delta_message(delta, model)
+            yield wire.delta_message(delta, model, logprobs)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         _check_count(len(request.items), "items")

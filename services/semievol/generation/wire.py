@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from semievol.algorithm.selection import entropy
 from semievol.algorithm.types import Message
 from semievol.common.v1 import chat_pb2
 from semievol.generation.v1 import generation_service_pb2 as pb
@@ -71,14 +72,13 @@ def generation(message: pb.Generation) -> Generation:
 
 
 def generation_message(value: Generation) -> pb.Generation:
-    completions = [
-        pb.Completion(
-            text=one.text,
-            tokens=_tokens(one.tokens, one.token_logprobs, one.top_logprobs),
-            finish_reason=_FINISH[one.finish_reason],
+    completions = []
+    for one in value.completions:
+        tokens = _tokens(one.tokens, one.token_logprobs, one.top_logprobs)
+        reason = _FINISH[one.finish_reason]
+        completions.append(
+            pb.Completion(text=one.text, tokens=tokens, finish_reason=reason, mean_nll=_mean_nll(_logprobs(tokens)))
         )
-        for one in value.completions
-    ]
     return pb.Generation(id=value.id, completions=completions, prompt_token_count=value.prompt_tokens)
 
 
@@ -109,13 +109,17 @@ def delta(message: pb.ChatResponse) -> ChatDelta:
     )
 
 
-def delta_message(value: ChatDelta, model: ModelInfo) -> pb.ChatResponse:
+def delta_message(value: ChatDelta, model: ModelInfo, logprobs: list[float]) -> pb.ChatResponse:
+    """`logprobs`: of the tokens so far, to which this piece's are added: the last piece has the mean of all."""
+    tokens = _tokens(value.tokens, value.token_logprobs, value.top_logprobs)
+    logprobs += _logprobs(tokens)
     return pb.ChatResponse(
         text=value.text,
-        tokens=_tokens(value.tokens, value.token_logprobs, value.top_logprobs),
+        tokens=tokens,
         finish_reason=_FINISH[value.finish_reason] if value.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
         model=identity(model),
         prompt_token_count=value.prompt_tokens,
+        mean_nll=_mean_nll(logprobs) if value.finish_reason else None,
     )
 
 
@@ -128,6 +132,7 @@ def identity(model: ModelInfo) -> chat_pb2.ModelIdentity:
         adapter_sha256=model.adapter_sha256,
         max_model_tokens=model.max_model_tokens,
         engine=model.engine,
+        alias=model.alias,
         engine_starts=model.engine_starts,
         weight_swaps=model.weight_swaps,
     )
@@ -142,6 +147,7 @@ def model_info(message: chat_pb2.ModelIdentity) -> ModelInfo:
         message.adapter_sha256,
         message.max_model_tokens,
         message.engine,
+        message.alias,
         message.engine_starts,
         message.weight_swaps,
     )
@@ -175,3 +181,8 @@ def _tops(tokens: Sequence[pb.Token]) -> TopLogprobs:
     if not tokens or not tokens[0].top:
         return ()
     return tuple(tuple(TokenLogprob(one.text, one.logprob) for one in token.top) for token in tokens)
+
+
+def _mean_nll(logprobs: Sequence[float]) -> float | None:
+    """H of Eq. 6 from log-probabilities as they travel, so that every client finds the same; None for a reply without tokens."""
+    return entropy(logprobs) if logprobs else None

@@ -285,7 +285,8 @@ def test_an_address_wins_over_the_home(invoke: Invoke, home: Path, served: Serve
 def test_models_are_listed_promoted_and_rolled_back(invoke: Invoke, running_home: Path, run_file: Path) -> None:
     submitted(invoke, running_home, run_file)
     promoted = invoke("models", "promote", "demo-evolved-abc123", "best", "--home", running_home, "--json")
-    assert json.loads(promoted.stdout) == {"name": "best", "model": "demo-evolved-abc123", "previous_models": []}
+    alias = {"name": "best", "model": "demo-evolved-abc123", "previous_models": [], "canary_model": "", "canary_weight": 0}
+    assert json.loads(promoted.stdout) == alias
     listed = json.loads(invoke("models", "list", "--home", running_home, "--json").stdout)
     assert listed["models"][0]["name"] == "demo-evolved-abc123"
     assert listed["aliases"][0]["name"] == "best"

@@ -6,10 +6,10 @@ from typing import Any, BinaryIO
 
 import pytest
 from semievol.common import errors
+from semievol.common.registry import Model, Registry
 from semievol.common.runspec import parse_run_spec
 from semievol.common.stores.fake import FakeStore
 from semievol.controller.plan import Resolved
-from semievol.controller.registry import Model, Registry
 from semievol.controller.runs import RunRecord, RunStore, run_state
 
 RESOLVED = Resolved("0" * 64, "fake", "1" * 64)

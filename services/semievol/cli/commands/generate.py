@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from semievol.cli import output
 from semievol.cli.options import Target, json_option, target_options
+
+if TYPE_CHECKING:
+    from semievol.cli.asking import Reply
 
 
 @click.command(short_help="Ask a model.")
@@ -31,12 +35,12 @@ from semievol.cli.options import Target, json_option, target_options
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Makes sampling repeatable.")
 @click.option(
-    "--generation",
+    "--router",
     metavar="HOST:PORT",
-    envvar="SEMIEVOL_GENERATION",
+    envvar="SEMIEVOL_ROUTER",
     show_envvar=True,
     default="",
-    help="A generation service elsewhere (needed with --address).",
+    help="A router elsewhere. Without --address it is asked alone, and no controller is needed.",
 )
 @target_options
 @json_option
@@ -51,19 +55,19 @@ def generate(
     max_tokens: int,
     temperature: float,
     seed: int | None,
-    generation: str,
+    router: str,
     target: Target,
     as_json: bool,
 ) -> None:
     """Ask a model PROMPT (`-`: read it from stdin); the reply comes as it is written.
 
-    With --json: one object with the text, the number of its tokens, their mean negative log-likelihood in nats, and the identity of the
-    weights.
+    stderr says which model answered, and, where it is known, how sure it was compared with the pseudo-labels that it learned from. With
+    --json: one object with the text, the number of its tokens, their mean negative log-likelihood in nats, that confidence in percent, and
+    the identity of the weights.
     """
-    if options and not (as_question or run_file):
-        raise click.UsageError("--option needs --as-question or -f.")
-    if target.address and not generation:
-        raise click.UsageError("With --address, give --generation too: the address of the generation service there.")
+    as_question = as_question or run_file is not None
+    alone = bool(router) and not target.address  # the router's own names are enough
+    _check_usage(as_question, options, alone, bool(target.address) and not router)
     from semievol.cli import asking
     from semievol.ports import Prompt, Sampling
 
@@ -73,16 +77,37 @@ def generate(
     if run_file:
         name, common_options = asking.from_run_file(run_file)
         model, options = model or name, options or common_options
-    wanted = asking.look_up(target, model)
-    messages = asking.messages(wanted, text, options, system, as_question=as_question or run_file is not None)
+    wanted = None if alone else asking.look_up(target, model)
+    messages = (
+        asking.question_messages(wanted, text, options, system) if wanted and as_question else asking.plain_messages(text, system)
+    )
     seeds = () if seed is None or temperature == 0 else (seed,)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     show = None if as_json else lambda piece: click.echo(piece, nl=False)
-    with asking.served(target, wanted, generation, base=base) as (client, served):
-        reply = asking.ask(client, served, Prompt("prompt", messages, seeds), sampling, show)
-    name = "base" if base else wanted.model.name
+    with asking.served(target, wanted, router) as client:
+        reply = asking.ask(client, asking.named(wanted, model, base=base), Prompt("prompt", messages, seeds), sampling, show)
     if as_json:
-        output.json_line(asking.reply_json(reply, name, served))
+        output.json_line(asking.reply_json(reply))
     else:
         output.data("")
-        output.note(f"[{name}{'' if base else ' on'} {served.base}: {len(reply.tokens)} tokens, {reply.finish_reason}]")
+        _note(reply)
+
+
+def _check_usage(as_question: bool, options: tuple[str, ...], alone: bool, no_router: bool) -> None:
+    """`alone`: a router without a controller; `no_router`: a controller elsewhere without one."""
+    if options and not as_question:
+        raise click.UsageError("--option needs --as-question or -f.")
+    if no_router:
+        raise click.UsageError("With --address, give --router too: the address of the router there.")
+    if alone and as_question:
+        raise click.UsageError("--as-question and -f need a controller, which knows the run: give --address too.")
+
+
+def _note(reply: Reply) -> None:
+    """Who answered, and how sure it was."""
+    model = reply.model
+    who = f"{model.name} on {model.base}" if model.adapter else f"base {model.base}"
+    under = f" as {model.alias}" if model.alias else ""
+    output.note(f"[{who}{under}: {reply.tokens} tokens, {reply.finish_reason}]")
+    if reply.confidence is not None:
+        output.note(f"confidence: surer than {reply.confidence:.0f} % of the pseudo-labels it learned from")

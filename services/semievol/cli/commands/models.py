@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from semievol.cli import output
 from semievol.cli.options import Target, json_option, target_options
+
+if TYPE_CHECKING:
+    from semievol.controller.v1 import controller_service_pb2 as pb
 
 
 @click.group(short_help="Models that runs have made, and their aliases.")
@@ -31,7 +36,10 @@ def list_models(target: Target, as_json: bool) -> None:
         return
     pointing: dict[str, list[str]] = {}
     for alias in listed.aliases:
-        pointing.setdefault(alias.model, []).append(alias.name)
+        share = f" ({100 - alias.canary_weight} %)" if alias.canary_model else ""
+        pointing.setdefault(alias.model, []).append(f"{alias.name}{share}")
+        if alias.canary_model:
+            pointing.setdefault(alias.canary_model, []).append(f"{alias.name} (canary, {alias.canary_weight} %)")
     rows = [
         [
             model.name,
@@ -49,16 +57,27 @@ def list_models(target: Target, as_json: bool) -> None:
 
 @models.command()
 @click.argument("model")
-@click.argument("alias")
+@click.argument("alias", required=False)
+@click.option("--alias", "named", metavar="ALIAS", help="The alias, instead of as the second argument.")
+@click.option(
+    "--weight",
+    type=click.IntRange(1, 100),
+    default=100,
+    show_default=True,
+    help="Percent of the alias's calls; below 100 MODEL is its canary, beside the model that it points at.",
+)
 @target_options
 @json_option
-def promote(model: str, alias: str, target: Target, as_json: bool) -> None:
-    """Point ALIAS at MODEL. `rollback` undoes it."""
+def promote(model: str, alias: str | None, named: str | None, weight: int, target: Target, as_json: bool) -> None:
+    """Point ALIAS at MODEL, or a share of its calls. `rollback` undoes it."""
+    if (alias is None) == (named is None):
+        raise click.UsageError("Give one ALIAS.")
     from semievol.cli.connect import controller, find_model
 
     with controller(target) as connection:
-        changed = connection.client.promote(find_model(connection.client, model).name, alias)
-    _show(changed.name, changed.model, list(changed.previous_models), as_json)
+        found = find_model(connection.client, model).name
+        changed = connection.client.promote(found, alias or named or "", weight)
+    _show(changed, as_json)
 
 
 @models.command()
@@ -66,7 +85,7 @@ def promote(model: str, alias: str, target: Target, as_json: bool) -> None:
 @target_options
 @json_option
 def rollback(alias: str, target: Target, as_json: bool) -> None:
-    """Point ALIAS at the model that it pointed at before."""
+    """Take the canary of ALIAS away; without one, point ALIAS at the model that it pointed at before."""
     from semievol.cli.connect import controller, nearest
     from semievol.common import errors
 
@@ -76,11 +95,14 @@ def rollback(alias: str, target: Target, as_json: bool) -> None:
         except errors.NotFound as error:
             known = [each.name for each in connection.client.list_models().aliases]
             raise nearest("alias", alias, known, "alias") from error
-    _show(changed.name, changed.model, list(changed.previous_models), as_json)
+    _show(changed, as_json)
 
 
-def _show(name: str, model: str, previous: list[str], as_json: bool) -> None:
+def _show(alias: pb.Alias, as_json: bool) -> None:
     if as_json:
-        output.json_line({"name": name, "model": model, "previous_models": previous})
-    else:
-        output.data(f"{name} -> {model}")
+        from semievol.cli import plain
+
+        output.json_line(plain.message(alias))
+        return
+    canary = f" ({100 - alias.canary_weight} %), {alias.canary_model} ({alias.canary_weight} %)" if alias.canary_model else ""
+    output.data(f"{alias.name} -> {alias.model}{canary}")

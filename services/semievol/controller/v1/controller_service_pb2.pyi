@@ -2003,10 +2003,16 @@ class Alias(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PREVIOUS_MODELS_FIELD_NUMBER: _builtins.int
+    CANARY_MODEL_FIELD_NUMBER: _builtins.int
+    CANARY_WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: as RunSpec.name."""
     model: _builtins.str
     """The model it points at."""
+    canary_model: _builtins.str
+    """The model that gets a share of the calls (a canary); empty if there is none."""
+    canary_weight: _builtins.int
+    """Its share, percent, 1 to 99; 0 if there is none. The rest goes to `model`."""
     @_builtins.property
     def previous_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models it pointed at before, latest first."""
@@ -2017,10 +2023,12 @@ class Alias(_message.Message):
         name: _builtins.str = ...,
         model: _builtins.str = ...,
         previous_models: _abc.Iterable[_builtins.str] | None = ...,
+        canary_model: _builtins.str = ...,
+        canary_weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "name", b"name", "previous_models", b"previous_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_model", b"canary_model", "canary_weight", b"canary_weight", "model", b"model", "name", b"name", "previous_models", b"previous_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2064,19 +2072,25 @@ class PromoteModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     alias: _builtins.str
     """The alias's name."""
+    weight: _builtins.int
+    """Percent of the calls, 1 to 100. Below 100 the model becomes the alias's canary, in place of another one; 100 points the alias at it and
+    ends the canary. 0 means 100. Out of range: INVALID_ARGUMENT. Below 100 where the alias has no other model: FAILED_PRECONDITION.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         alias: _builtins.str = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

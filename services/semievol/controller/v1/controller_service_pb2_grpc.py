@@ -239,14 +239,14 @@ class ControllerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Points an alias at a model. Unknown model: NOT_FOUND.
+        """Points an alias, or a share of its calls, at a model. Unknown model: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackModel(self, request, context):
-        """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION.
+        """Takes an alias's canary away, or, where there is none, points it at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,9 +69,9 @@ class ControllerServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]
     """Models that runs have made, and aliases."""
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]
-    """Points an alias at a model. Unknown model: NOT_FOUND."""
+    """Points an alias, or a share of its calls, at a model. Unknown model: NOT_FOUND."""
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.RollbackModelRequest, _controller_service_pb2.RollbackModelResponse]
-    """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+    """Takes an alias's canary away, or, where there is none, points it at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
     PreviewSelection: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PreviewSelectionRequest, _controller_service_pb2.PreviewSelectionResponse]
     """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
     has not got so far: FAILED_PRECONDITION.
@@ -122,9 +122,9 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Models that runs have made, and aliases."""
     PromoteModel: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Points an alias at a model. Unknown model: NOT_FOUND."""
+    """Points an alias, or a share of its calls, at a model. Unknown model: NOT_FOUND."""
     RollbackModel: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.RollbackModelRequest, _controller_service_pb2.RollbackModelResponse]  # type: ignore[assignment]
-    """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+    """Takes an alias's canary away, or, where there is none, points it at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
     PreviewSelection: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PreviewSelectionRequest, _controller_service_pb2.PreviewSelectionResponse]  # type: ignore[assignment]
     """What another theta would keep of a run's rows, from their published entropies; no model is asked. Unknown run: NOT_FOUND; a run that
     has not got so far: FAILED_PRECONDITION.
@@ -262,7 +262,7 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.PromoteModelResponse, _abc.Awaitable[_controller_service_pb2.PromoteModelResponse]]:
-        """Points an alias at a model. Unknown model: NOT_FOUND."""
+        """Points an alias, or a share of its calls, at a model. Unknown model: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def RollbackModel(
@@ -270,7 +270,7 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.RollbackModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.RollbackModelResponse, _abc.Awaitable[_controller_service_pb2.RollbackModelResponse]]:
-        """Points an alias at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
+        """Takes an alias's canary away, or, where there is none, points it at the model it pointed at before. Unknown alias: NOT_FOUND; nothing before: FAILED_PRECONDITION."""
 
     @_abc_1.abstractmethod
     def PreviewSelection(

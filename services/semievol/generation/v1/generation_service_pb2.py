@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from semievol.common.v1 import chat_pb2 as semievol_dot_common_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/semievol/generation/v1/generation_service.proto\x12\x16semievol.generation.v1\x1a\x1dsemievol/common/v1/chat.proto\"|\n\x08Sampling\x12\x14\n\x0csample_count\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x14\n\x0ctop_logprobs\x18\x06 \x01(\x05\"`\n\x06Prompt\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\"Z\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x32\n\x03top\x18\x03 \x03(\x0b\x32%.semievol.generation.v1.PossibleToken\".\n\rPossibleToken\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x85\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\"\x86\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\"m\n\nGeneration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".semievol.generation.v1.Completion\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\"}\n\x10GenerateResponse\x12\x37\n\x0bgenerations\x18\x01 \x03(\x0b\x32\".semievol.generation.v1.Generation\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x80\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x01(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\"\xd6\x01\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x30\n\x05model\x18\x04 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\x05\"X\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\x10\n\x08response\x18\x03 \x01(\t\"O\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.semievol.generation.v1.ScoreItem\"H\n\x0bScoreResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\"w\n\rScoreResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.semievol.generation.v1.ScoreResult\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x13\n\x11ListModelsRequest\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.semievol.common.v1.ModelIdentity\"/\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"G\n\x13LoadAdapterResponse\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd8\x04\n\x11GenerationService\x12]\n\x08Generate\x12\'.semievol.generation.v1.GenerateRequest\x1a(.semievol.generation.v1.GenerateResponse\x12S\n\x04\x43hat\x12#.semievol.generation.v1.ChatRequest\x1a$.semievol.generation.v1.ChatResponse0\x01\x12T\n\x05Score\x12$.semievol.generation.v1.ScoreRequest\x1a%.semievol.generation.v1.ScoreResponse\x12\x63\n\nListModels\x12).semievol.generation.v1.ListModelsRequest\x1a*.semievol.generation.v1.ListModelsResponse\x12\x66\n\x0bLoadAdapter\x12*.semievol.generation.v1.LoadAdapterRequest\x1a+.semievol.generation.v1.LoadAdapterResponse\x12l\n\rUnloadAdapter\x12,.semievol.generation.v1.UnloadAdapterRequest\x1a-.semievol.generation.v1.UnloadAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/semievol/generation/v1/generation_service.proto\x12\x16semievol.generation.v1\x1a\x1dsemievol/common/v1/chat.proto\"|\n\x08Sampling\x12\x14\n\x0csample_count\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x14\n\x0ctop_logprobs\x18\x06 \x01(\x05\"`\n\x06Prompt\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\"Z\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x32\n\x03top\x18\x03 \x03(\x0b\x32%.semievol.generation.v1.PossibleToken\".\n\rPossibleToken\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x9a\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\"\xd2\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x15\n\x08mean_nll\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\x0b\n\t_mean_nllB\r\n\x0b_confidence\"m\n\nGeneration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".semievol.generation.v1.Completion\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\"}\n\x10GenerateResponse\x12\x37\n\x0bgenerations\x18\x01 \x03(\x0b\x32\".semievol.generation.v1.Generation\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x95\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\x06prompt\x18\x02 \x01(\x0b\x32\x1e.semievol.generation.v1.Prompt\x12\x32\n\x08sampling\x18\x03 \x01(\x0b\x32 .semievol.generation.v1.Sampling\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\"\xa2\x02\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.semievol.generation.v1.FinishReason\x12\x30\n\x05model\x18\x04 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\x05\x12\x15\n\x08mean_nll\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x07 \x01(\x02H\x01\x88\x01\x01\x42\x0b\n\t_mean_nllB\r\n\x0b_confidence\"X\n\tScoreItem\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.semievol.common.v1.Message\x12\x10\n\x08response\x18\x03 \x01(\t\"d\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.semievol.generation.v1.ScoreItem\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\"H\n\x0bScoreResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06tokens\x18\x02 \x03(\x0b\x32\x1d.semievol.generation.v1.Token\"w\n\rScoreResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.semievol.generation.v1.ScoreResult\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"\x13\n\x11ListModelsRequest\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.semievol.common.v1.ModelIdentity\"/\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"G\n\x13LoadAdapterResponse\x12\x30\n\x05model\x18\x01 \x01(\x0b\x32!.semievol.common.v1.ModelIdentity\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd8\x04\n\x11GenerationService\x12]\n\x08Generate\x12\'.semievol.generation.v1.GenerateRequest\x1a(.semievol.generation.v1.GenerateResponse\x12S\n\x04\x43hat\x12#.semievol.generation.v1.ChatRequest\x1a$.semievol.generation.v1.ChatResponse0\x01\x12T\n\x05Score\x12$.semievol.generation.v1.ScoreRequest\x1a%.semievol.generation.v1.ScoreResponse\x12\x63\n\nListModels\x12).semievol.generation.v1.ListModelsRequest\x1a*.semievol.generation.v1.ListModelsResponse\x12\x66\n\x0bLoadAdapter\x12*.semievol.generation.v1.LoadAdapterRequest\x1a+.semievol.generation.v1.LoadAdapterResponse\x12l\n\rUnloadAdapter\x12,.semievol.generation.v1.UnloadAdapterRequest\x1a-.semievol.generation.v1.UnloadAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.generation.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1974
-  _globals['_FINISHREASON']._serialized_end=2069
+  _globals['_FINISHREASON']._serialized_start=2189
+  _globals['_FINISHREASON']._serialized_end=2284
   _globals['_SAMPLING']._serialized_start=106
   _globals['_SAMPLING']._serialized_end=230
   _globals['_PROMPT']._serialized_start=232
@@ -43,37 +43,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSSIBLETOKEN']._serialized_start=422
   _globals['_POSSIBLETOKEN']._serialized_end=468
   _globals['_GENERATEREQUEST']._serialized_start=471
-  _globals['_GENERATEREQUEST']._serialized_end=604
-  _globals['_COMPLETION']._serialized_start=607
-  _globals['_COMPLETION']._serialized_end=741
-  _globals['_GENERATION']._serialized_start=743
-  _globals['_GENERATION']._serialized_end=852
-  _globals['_GENERATERESPONSE']._serialized_start=854
-  _globals['_GENERATERESPONSE']._serialized_end=979
-  _globals['_CHATREQUEST']._serialized_start=982
-  _globals['_CHATREQUEST']._serialized_end=1110
-  _globals['_CHATRESPONSE']._serialized_start=1113
-  _globals['_CHATRESPONSE']._serialized_end=1327
-  _globals['_SCOREITEM']._serialized_start=1329
-  _globals['_SCOREITEM']._serialized_end=1417
-  _globals['_SCOREREQUEST']._serialized_start=1419
-  _globals['_SCOREREQUEST']._serialized_end=1498
-  _globals['_SCORERESULT']._serialized_start=1500
-  _globals['_SCORERESULT']._serialized_end=1572
-  _globals['_SCORERESPONSE']._serialized_start=1574
-  _globals['_SCORERESPONSE']._serialized_end=1693
-  _globals['_LISTMODELSREQUEST']._serialized_start=1695
-  _globals['_LISTMODELSREQUEST']._serialized_end=1714
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1716
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1787
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1789
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1836
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1838
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1909
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1911
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1947
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1949
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1972
-  _globals['_GENERATIONSERVICE']._serialized_start=2072
-  _globals['_GENERATIONSERVICE']._serialized_end=2672
+  _globals['_GENERATEREQUEST']._serialized_end=625
+  _globals['_COMPLETION']._serialized_start=628
+  _globals['_COMPLETION']._serialized_end=838
+  _globals['_GENERATION']._serialized_start=840
+  _globals['_GENERATION']._serialized_end=949
+  _globals['_GENERATERESPONSE']._serialized_start=951
+  _globals['_GENERATERESPONSE']._serialized_end=1076
+  _globals['_CHATREQUEST']._serialized_start=1079
+  _globals['_CHATREQUEST']._serialized_end=1228
+  _globals['_CHATRESPONSE']._serialized_start=1231
+  _globals['_CHATRESPONSE']._serialized_end=1521
+  _globals['_SCOREITEM']._serialized_start=1523
+  _globals['_SCOREITEM']._serialized_end=1611
+  _globals['_SCOREREQUEST']._serialized_start=1613
+  _globals['_SCOREREQUEST']._serialized_end=1713
+  _globals['_SCORERESULT']._serialized_start=1715
+  _globals['_SCORERESULT']._serialized_end=1787
+  _globals['_SCORERESPONSE']._serialized_start=1789
+  _globals['_SCORERESPONSE']._serialized_end=1908
+  _globals['_LISTMODELSREQUEST']._serialized_start=1910
+  _globals['_LISTMODELSREQUEST']._serialized_end=1929
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1931
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2002
+  _globals['_LOADADAPTERREQUEST']._serialized_start=2004
+  _globals['_LOADADAPTERREQUEST']._serialized_end=2051
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=2053
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=2124
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=2126
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2162
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=2164
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=2187
+  _globals['_GENERATIONSERVICE']._serialized_start=2287
+  _globals['_GENERATIONSERVICE']._serialized_end=2887
 # @@protoc_insertion_point(module_scope)

@@ -195,8 +195,15 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """"base", or an adapter's name. Empty means "base"."""
+    """"base", or an adapter's name. Empty means "base". For a router: an alias, a registered model's name, "base", or the base's own name;
+    empty means its default alias if there is one, else "base".
+    """
+    routing_key: _builtins.str
+    """For a router: equal keys under one alias get the same model while its weights stand (a user's id, a conversation's). Empty: drawn anew
+    for each call. An engine takes no notice.
+    """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
         """The prompts, at most 1024; none: an empty response."""
@@ -211,10 +218,11 @@ class GenerateRequest(_message.Message):
         model: _builtins.str = ...,
         prompts: _abc.Iterable[Global___Prompt] | None = ...,
         sampling: Global___Sampling | None = ...,
+        routing_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompts", b"prompts", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompts", b"prompts", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,10 +237,18 @@ class Completion(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    MEAN_NLL_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text, without the end-of-turn token and stop string."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
+    mean_nll: _builtins.float
+    """Mean negative log-probability of its tokens, nats per token (H of Eq. 6). Not set for a reply without tokens."""
+    confidence: _builtins.float
+    """Percent, 0 to 100, of the pseudo-labels that the model learned from whose entropy was at least as high as `mean_nll`, rounded up to a
+    whole one: 100 is surer than all of them. Not set where these are not known: the base, a model that learned from none, no router.
+    """
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
         """Its tokens with log-probabilities, the end-of-turn token excluded."""
@@ -243,12 +259,21 @@ class Completion(_message.Message):
         text: _builtins.str = ...,
         tokens: _abc.Iterable[Global___Token] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        mean_nll: _builtins.float | None = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_mean_nll", b"_mean_nll", "confidence", b"confidence", "mean_nll", b"mean_nll"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_mean_nll", b"_mean_nll", "confidence", b"confidence", "finish_reason", b"finish_reason", "mean_nll", b"mean_nll", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__mean_nll: _TypeAlias = _typing.Literal["mean_nll"]  # noqa: Y015
+    _WhichOneofArgType__mean_nll: _TypeAlias = _typing.Literal["_mean_nll", b"_mean_nll"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_nll) -> _WhichOneofReturnType__mean_nll | None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
 
@@ -323,7 +348,10 @@ class ChatRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    """As in GenerateRequest."""
+    routing_key: _builtins.str
     """As in GenerateRequest."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
@@ -339,10 +367,11 @@ class ChatRequest(_message.Message):
         model: _builtins.str = ...,
         prompt: Global___Prompt | None = ...,
         sampling: Global___Sampling | None = ...,
+        routing_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt", "routing_key", b"routing_key", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,12 +388,18 @@ class ChatResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_NLL_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The next piece of text; may be empty."""
     finish_reason: Global___FinishReason.ValueType
     """Set on the last piece only."""
     prompt_token_count: _builtins.int
     """Length of the rendered prompt, tokens; on the last piece."""
+    mean_nll: _builtins.float
+    """Of the whole reply, as in Completion; on the last piece."""
+    confidence: _builtins.float
+    """Of the whole reply, as in Completion; on the last piece."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
         """The tokens of this piece."""
@@ -381,12 +416,21 @@ class ChatResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         model: _chat_pb2.ModelIdentity | None = ...,
         prompt_token_count: _builtins.int = ...,
+        mean_nll: _builtins.float | None = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_mean_nll", b"_mean_nll", "confidence", b"confidence", "mean_nll", b"mean_nll", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_mean_nll", b"_mean_nll", "confidence", b"confidence", "finish_reason", b"finish_reason", "mean_nll", b"mean_nll", "model", b"model", "prompt_token_count", b"prompt_token_count", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__mean_nll: _TypeAlias = _typing.Literal["mean_nll"]  # noqa: Y015
+    _WhichOneofArgType__mean_nll: _TypeAlias = _typing.Literal["_mean_nll", b"_mean_nll"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_nll) -> _WhichOneofReturnType__mean_nll | None: ...
 
 Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
 
@@ -430,7 +474,10 @@ class ScoreRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    """As in GenerateRequest."""
+    routing_key: _builtins.str
     """As in GenerateRequest."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreItem]:
@@ -441,10 +488,11 @@ class ScoreRequest(_message.Message):
         *,
         model: _builtins.str = ...,
         items: _abc.Iterable[Global___ScoreItem] | None = ...,
+        routing_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "routing_key", b"routing_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,7 +582,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.ModelIdentity]:
-        """"base" first, then adapters by name."""
+        """"base" first, then adapters by name. From a router: "base", the registered models by name, then what each alias points at, `alias` set."""
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class GenerationServiceStub:
     """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
     """
 
     def __init__(self, channel):
@@ -69,6 +72,9 @@ class GenerationServiceStub:
 
 class GenerationServiceServicer:
     """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
     """
 
     def Generate(self, request, context):
@@ -103,14 +109,14 @@ class GenerationServiceServicer:
     def LoadAdapter(self, request, context):
         """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
         No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
-        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
+        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE. A router does so itself: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Forgets an adapter; one that is not loaded is no error.
+        """Forgets an adapter; one that is not loaded is no error. A router: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +165,9 @@ def add_GenerationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GenerationService:
     """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
     """
 
     @staticmethod

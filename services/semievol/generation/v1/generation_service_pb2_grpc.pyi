@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GenerationServiceStub:
-    """One base model and the adapters loaded on it. Every reply says which weights wrote it."""
+    """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,14 +50,18 @@ class GenerationServiceStub:
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.LoadAdapterRequest, _generation_service_pb2.LoadAdapterResponse]
     """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
     No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
-    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
+    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE. A router does so itself: UNIMPLEMENTED.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.UnloadAdapterRequest, _generation_service_pb2.UnloadAdapterResponse]
-    """Forgets an adapter; one that is not loaded is no error."""
+    """Forgets an adapter; one that is not loaded is no error. A router: UNIMPLEMENTED."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
-    """One base model and the adapters loaded on it. Every reply says which weights wrote it."""
+    """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.GenerateRequest, _generation_service_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -69,13 +77,17 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.LoadAdapterRequest, _generation_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
     No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
-    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
+    model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE. A router does so itself: UNIMPLEMENTED.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.UnloadAdapterRequest, _generation_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
-    """Forgets an adapter; one that is not loaded is no error."""
+    """Forgets an adapter; one that is not loaded is no error. A router: UNIMPLEMENTED."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One base model and the adapters loaded on it. Every reply says which weights wrote it."""
+    """One base model and the adapters loaded on it. Every reply says which weights wrote it.
+
+    A router speaks the same in front of several of these: requests name aliases and registered models, which it resolves and loads where
+    need be, and a call that one engine cannot take goes to another. No engine answers: UNAVAILABLE with RetryInfo, naming each.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -119,7 +131,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_generation_service_pb2.LoadAdapterResponse, _abc.Awaitable[_generation_service_pb2.LoadAdapterResponse]]:
         """Makes an adapter servable. The same name and content again is a success; the name with other content: ALREADY_EXISTS.
         No such artifact: NOT_FOUND. Damaged: DATA_LOSS. Made for another base model, or not of the kind that this engine serves (weights, or a
-        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE.
+        model that its endpoint trained): INVALID_ARGUMENT. The endpoint does not serve it yet: UNAVAILABLE. A router does so itself: UNIMPLEMENTED.
         """
 
     @_abc_1.abstractmethod
@@ -128,6 +140,6 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_service_pb2.UnloadAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.UnloadAdapterResponse, _abc.Awaitable[_generation_service_pb2.UnloadAdapterResponse]]:
-        """Forgets an adapter; one that is not loaded is no error."""
+        """Forgets an adapter; one that is not loaded is no error. A router: UNIMPLEMENTED."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,70 @@
+"""Composition root of the router: one address in front of generation services, which knows models by name and alias."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from semievol.client.engine import EngineClient
+from semievol.common import errors
+from semievol.common.grpc_server import Service
+from semievol.common.serving import serve
+from semievol.common.stores import open_store
+from semievol.generation.router.catalog import CatalogReader, CatalogView
+from semievol.generation.router.core import Router
+from semievol.generation.router.servicer import RouterServicer
+from semievol.generation.router.settings import RouterSettings
+from semievol.generation.v1 import generation_service_pb2 as pb
+from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
+from semievol.ports import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+def service(settings: RouterSettings, store: ObjectStore | None = None) -> Service:
+    """The router as a service. `store`: the one that the settings name if none is given. Starts, NOT_SERVING, before its engines do."""
+    reader = CatalogReader(lambda: store if store is not None else open_store(settings.store))
+    links = [EngineClient(address) for address in settings.engines]
+    router = Router(
+        CatalogView(reader.read, settings.cache_s),
+        links,
+        default_alias=settings.default_alias,
+        avoid_s=settings.avoid_s,
+        max_adapters=settings.max_adapters,
+        recent_s=settings.recent_s,
+    )
+    servicer = RouterServicer(router, settings.deadline_s)
+
+    async def probe() -> None:
+        """Waits for the first engine: engines take minutes to load, and a router that gave up would only be started again."""
+        waits = False
+        while True:
+            try:
+                return await router.check()
+            except errors.Unavailable as error:
+                if not waits:
+                    log.warning("Waiting for an engine: %s", error.message)
+                waits = True
+            await asyncio.sleep(settings.check_every_s)
+
+    async def close() -> None:
+        await router.close()
+        await asyncio.gather(*(link.close() for link in links))
+
+    return Service(
+        name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+        register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
+        probe=probe,
+        close=close,
+        check=router.check,
+        check_every_s=settings.check_every_s,
+    )
+
+
+def main() -> None:
+    settings = RouterSettings()
+    serve(lambda: service(settings), settings.address)
+
+
+if __name__ == "__main__":
+    main()
