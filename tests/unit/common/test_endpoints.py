@@ -56,12 +56,12 @@ def test_a_key_file_that_holds_no_key_is_told(
         secret("SEMIEVOL_TEST_KEY")
 
 
-def test_an_engine_is_transformers_or_a_url() -> None:
+def test_an_engine_is_one_of_ours_or_a_url() -> None:
     assert parse_run_spec(LEAST).endpoint == ""
     assert parse_run_spec(LEAST | {"engine": "http://host:8000/v1"}).endpoint == "http://host:8000/v1"
 
 
-@pytest.mark.parametrize(("engine", "words"), [("http://me:pass@host", "password"), ("vllm", "transformers, or the URL")])
+@pytest.mark.parametrize(("engine", "words"), [("http://me:pass@host", "password"), ("triton", "transformers, vllm, or the URL")])
 def test_another_engine_is_refused(engine: str, words: str) -> None:
     with pytest.raises(errors.InvalidInput, match=words) as caught:
         parse_run_spec(LEAST | {"engine": engine})

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 
@@ -35,11 +36,9 @@ def watch(pid: int, start_time: float) -> None:
     known: set[psutil.Process] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
         server = psutil.Process(pid)
-        while server.create_time() == start_time:
+        while server.create_time() == start_time and server.status() != psutil.STATUS_ZOMBIE:
             known = {one for one in known | set(server.children(recursive=True)) if one.pid != os.getpid() and one.is_running()}
-            with contextlib.suppress(psutil.TimeoutExpired):
-                server.wait(_LOOK_S)
-                break
+            time.sleep(_LOOK_S)
     for one in known:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
