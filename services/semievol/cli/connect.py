@@ -135,7 +135,9 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
 
     announce_backends(home, store=store, milvus=milvus)
     _announce_start("the services", spec.model)
-    settings = EmbeddedSettings(home, spec.model, spec.embedding, spec.engine, launcher, store=store, milvus=milvus)
+    settings = EmbeddedSettings(
+        home, spec.model, spec.embedding, spec.engine, spec.placement, launcher, store=store, milvus=milvus
+    )
     with Embedded(settings) as embedded:
         yield Suite(embedded.addresses, here=True)
 

@@ -142,8 +142,9 @@ KEYS = (
     Key(
         "engine",
         "What answers for the base model: this machine, or an OpenAI-compatible endpoint that serves `model` under that name.",
-        values="`transformers`, or a URL such as `http://host:8000/v1`",
+        values="`transformers`, `vllm` (`make setup-vllm`), or a URL such as `http://host:8000/v1`",
     ),
+    Key("placement", "vLLM's engines: one for all weights, or one for each of base, warm and evolved (docs/vllm.md)."),
 )
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSpec, "task": TaskSpec, "train": TrainSpec, "gate": GateSpec}

@@ -31,6 +31,7 @@ _HOLDOUT = 0.2
 _LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard error of 20 rows is 10 points
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+ENGINES = ("transformers", "vllm")  # of our own
 
 
 class _Strict(BaseModel):
@@ -142,6 +143,7 @@ class RunSpec(_Strict):
     bad_rows: Literal["fail", "quarantine"] = "fail"
     shard_rows: int = Field(64, ge=1, le=65536)
     engine: str = "transformers"
+    placement: Literal["auto", "shared", "dedicated"] = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -215,9 +217,9 @@ def parse_run_spec(value: Any, *, source: str = "the run file") -> RunSpec:
 def _check_engine(spec: RunSpec, source: str) -> None:
     if spec.endpoint:
         check_url(spec.endpoint, field="engine")
-    elif spec.engine != "transformers":
+    elif spec.engine not in ENGINES:
         raise errors.InvalidInput(
-            f"{source}: engine is {spec.engine!r}; it is transformers, or the URL of an OpenAI-compatible endpoint.",
+            f"{source}: engine is {spec.engine!r}; it is {', '.join(ENGINES)}, or the URL of an OpenAI-compatible endpoint.",
             field="engine",
         )
 

@@ -182,6 +182,7 @@ class Controller:
             state, error = "failed", {"error": fault.message, "error_class": type(fault).__name__}
         views = [_step_view(step, state, reused, failed, driver) for step in steps]
         outcome = result(self._world.artifacts, record, state, steps, reused, self.directory_of)
+        outcome["engines"] = _engines(session)
         start = session[0]["number"] if session else 0
         return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome, start)
 
@@ -303,6 +304,14 @@ class Controller:
         with self._lock:
             driver = self._drivers.get(run_id)
         return driver.unrecorded if driver and not driver.alive else None
+
+
+def _engines(session: list[Event]) -> dict[str, int] | None:
+    """Engines that the last session of a run used, where they are started by themselves (vLLM)."""
+    end = session[-1] if session else {}
+    if not end.get("engine_starts"):
+        return None
+    return {"starts": end["engine_starts"], "swaps": end["weight_swaps"]}
 
 
 def _last_session(events: list[Event]) -> list[Event]:

@@ -21,7 +21,7 @@ from semievol.controller.plan import Addition, StepPlan, StepState
 from semievol.controller.registry import Registry
 from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore, step_label
 from semievol.controller.training import TrainingJob
-from semievol.ports import JobSpec, JobState, Launcher, Trainer
+from semievol.ports import JobSpec, JobState, Launcher, ModelInfo, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Surroundings:
     parallelism: int
     max_attempts: int
     poll_s: float
+    base: Callable[[], ModelInfo]  # the generation service's, for the engines that it has started
 
 
 @dataclass
@@ -101,6 +102,7 @@ class RunDriver:
         self._started_here: set[str] = set()
         self._stop = threading.Event()
         self._cancelled = False
+        self._engines_before = (0, 0)
         self._thread = threading.Thread(target=self._drive, name=f"run-{run.id}", daemon=True)
 
     # -------------------------------------------------------------- from outside
@@ -164,6 +166,7 @@ class RunDriver:
             if event["type"] == "step_started":
                 self._attempts[step_label(event), event["shard"] if event["shard"] >= 0 else None] += 1
         self._first_attempts = Counter(self._attempts)
+        self._engines_before = self._engines()
         self._record({"type": "run_started", "resumed": any(event["type"] == "run_started" for event in events)})
 
     def _advance(self) -> bool:
@@ -177,7 +180,7 @@ class RunDriver:
         if all(step.state is StepState.DONE for step in steps):
             if best := best_model(models_of(self._world.artifacts, self.run, steps), steps):
                 self._world.registry.promote(best.name, self.run.spec.name)
-            self._record({"type": "run_succeeded"})
+            self._record({"type": "run_succeeded", **self._engines_used()})
             return True
         for step in steps:
             if step.state is StepState.READY:
@@ -320,6 +323,22 @@ class RunDriver:
             else:
                 self._world.launcher.cancel(job.name)
         self._active.clear()
+
+    # -------------------------------------------------------------- engines
+
+    def _engines(self) -> tuple[int, int]:
+        """(starts, swaps) of the generation service so far; nothing where it does not answer: it is not worth a run."""
+        try:
+            base = self._world.base()
+        except errors.SemiEvolError as error:
+            log.warning("Run %s: the generation service does not tell its engines: %s", self.run.id, error)
+            return 0, 0
+        return base.engine_starts, base.weight_swaps
+
+    def _engines_used(self) -> dict[str, int]:
+        """Engines that were there when this session of the run began, and those started since."""
+        (before, swaps_before), (starts, swaps) = self._engines_before, self._engines()
+        return {"engine_starts": starts - before + min(1, before), "weight_swaps": swaps - swaps_before}
 
     # -------------------------------------------------------------- record
 

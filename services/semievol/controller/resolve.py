@@ -31,11 +31,13 @@ class Resolver:
 
 
 def _check_engine(spec: RunSpec, engine: str) -> None:
-    """`engine`: `transformers/...`; `openai/OWNER@URL`, an endpoint alone; or both with ` + ` in between, where this machine does the rest."""
+    """`engine`: `transformers/...`; `vllm/...`; `openai/OWNER@URL`, an endpoint alone; or both with ` + ` in between, where this machine does the rest."""
     endpoint, _, here = engine.partition(" + ")
     url = endpoint.partition("@")[2] if endpoint.startswith("openai/") else ""
-    if url != spec.endpoint.rstrip("/"):
-        raise _mismatch("engine", spec.engine, "generation", url or "transformers")
+    served = url or endpoint.partition("/")[0]
+    # what else answers (a fake of the tests) stands for the default
+    if url != spec.endpoint.rstrip("/") or (served == "vllm") != (spec.engine == "vllm"):
+        raise _mismatch("engine", spec.engine, "generation", served or "transformers")
     if not url or here:
         return
     unfit = {

@@ -63,6 +63,7 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         parallelism=settings.parallelism,
         max_attempts=settings.max_attempts,
         poll_s=settings.poll_s,
+        base=lambda: services.generation.models()[0],
     )
     forecaster = Forecaster(
         artifacts, runs, intake, lambda: services.generation, lambda: services.embedding, lambda: services.retrieval

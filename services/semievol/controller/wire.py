@@ -30,6 +30,7 @@ _SCALARS = (
     "bad_rows",
     "shard_rows",
     "engine",
+    "placement",
 )
 _OPTIONALS = ("references", "theta", "in_weight", "include_labeled", "temperature", "max_no_answer")
 _TRAIN = ("epochs", "learning_rate", "lora_rank", "lora_alpha", "batch_size", "gradient_accumulation", "max_tokens", "references")

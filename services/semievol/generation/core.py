@@ -104,7 +104,7 @@ def find_model(models: Sequence[ModelInfo], name: str) -> ModelInfo:
 
 def adapter_info(base: ModelInfo, adapter: Adapter) -> ModelInfo:
     """The base model with this adapter, as requests know it."""
-    return replace(base, name=adapter.name, adapter=adapter.uri, adapter_sha256=adapter.sha256)
+    return replace(base, name=adapter.name, adapter=adapter.uri, adapter_sha256=adapter.sha256, engine_starts=0, weight_swaps=0)
 
 
 def check_cancel(cancel: Cancel) -> None:

@@ -13,6 +13,7 @@ from semievol.common.stores import open_store
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.backends.openai import KEY_NAME, OpenAIEngine
 from semievol.generation.backends.split import SplitEngine
+from semievol.generation.backends.vllm_options import VllmOptions
 from semievol.generation.core import Engine
 from semievol.generation.servicer import GenerationServicer
 from semievol.generation.settings import GenerationSettings
@@ -20,6 +21,8 @@ from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
 from semievol.ports import BASE_MODEL, Prompt, Sampling
 
+_DEDICATED_ENGINES = 3  # base, warm, evolved
+_VLLM_CHECK_S = 1.0  # it costs nothing
 _READY = Prompt("ready", (Message("user", "Are you ready?"),))
 
 
@@ -30,13 +33,13 @@ def engine(settings: GenerationSettings) -> Engine:
         return endpoint if settings.endpoint_only else _split(endpoint, settings)
     if settings.backend == "fake":
         return FakeEngine(artifacts=Artifacts(open_store(settings.store)), cache=settings.cache, base=settings.model)
-    return _transformers(settings)
+    return _vllm(settings) if settings.backend == "vllm" else _transformers(settings)
 
 
 def _endpoint(settings: GenerationSettings) -> OpenAIEngine:
     key = secret(KEY_NAME) or (secret("OPENAI_API_KEY") if is_private(settings.endpoint) else None)
     return OpenAIEngine(
-        settings.endpoint, settings.model, api_key=key, timeout_s=settings.timeout_s, parallel_calls=settings.parallel_calls
+        settings.endpoint, settings.model, api_key=key, timeout_s=settings.timeout_s, parallel_calls=settings.parallel_calls or 8
     )
 
 
@@ -64,12 +67,32 @@ def _transformers(settings: GenerationSettings) -> Engine:
     )
 
 
+def _vllm(settings: GenerationSettings) -> Engine:
+    from semievol.generation.backends.vllm import VllmEngine
+
+    return VllmEngine(
+        settings.model,
+        artifacts=Artifacts(open_store(settings.store)),
+        cache=settings.cache,
+        device=settings.device,
+        precision=settings.precision,
+        adapter_mode=settings.adapter_mode,
+        merged_models=settings.merged_models,
+        options=_options(settings),
+    )
+
+
+def _options(settings: GenerationSettings) -> VllmOptions:
+    options = VllmOptions()
+    engines = {"auto": options.engines, "shared": 1, "dedicated": max(options.engines, _DEDICATED_ENGINES)}
+    return options.model_copy(update={"engines": engines[settings.placement]})
+
+
 def service(settings: GenerationSettings, backend: Engine | None = None) -> Service:
     """The service around `backend`, or around the one that the settings name."""
     backend = backend or engine(settings)
-    elsewhere = backend if isinstance(backend, Remote) else None
-    # a model in this process does one batch at a time
-    workers = Workers("generation", settings.parallel_calls if elsewhere else 1, settings.max_waiting_count)
+    elsewhere = backend if isinstance(backend, Remote) else None  # vLLM's core is in other processes, too
+    workers = Workers("generation", _parallel_calls(settings) if elsewhere else 1, settings.max_waiting_count)
     servicer = GenerationServicer(backend, workers)
 
     async def probe() -> None:
@@ -90,8 +113,13 @@ def service(settings: GenerationSettings, backend: Engine | None = None) -> Serv
         probe=probe,
         close=close,
         check=check if elsewhere else None,
-        check_every_s=settings.check_every_s,
+        check_every_s=min(settings.check_every_s, _VLLM_CHECK_S) if settings.backend == "vllm" else settings.check_every_s,
     )
+
+
+def _parallel_calls(settings: GenerationSettings) -> int:
+    """A model in this process does one batch at a time; who forms batches across calls wants many of them."""
+    return settings.parallel_calls or (128 if settings.backend == "vllm" else 8)
 
 
 def main() -> None:

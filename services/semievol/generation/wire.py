@@ -128,6 +128,8 @@ def identity(model: ModelInfo) -> chat_pb2.ModelIdentity:
         adapter_sha256=model.adapter_sha256,
         max_model_tokens=model.max_model_tokens,
         engine=model.engine,
+        engine_starts=model.engine_starts,
+        weight_swaps=model.weight_swaps,
     )
 
 
@@ -140,6 +142,8 @@ def model_info(message: chat_pb2.ModelIdentity) -> ModelInfo:
         message.adapter_sha256,
         message.max_model_tokens,
         message.engine,
+        message.engine_starts,
+        message.weight_swaps,
     )
 
 

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     "--engine",
     default="transformers",
     show_default=True,
-    help="What answers for the base model: transformers, or the URL of an OpenAI-compatible endpoint that serves it under that name.",
+    help="What answers for the base model: transformers, vllm, or the URL of an OpenAI-compatible endpoint that serves it under that name.",
+)
+@click.option(
+    "--placement",
+    type=click.Choice(["auto", "shared", "dedicated"]),
+    default="auto",
+    show_default=True,
+    help="vLLM's engines: one for all weights, or one for each.",
 )
 @click.option(
     "--port",
@@ -44,7 +51,16 @@ if TYPE_CHECKING:
 @launcher_option
 @json_option
 def serve(
-    model: str, embedding: str, engine: str, port: int, home: Path, store: str, milvus: str, launcher: str, as_json: bool
+    model: str,
+    embedding: str,
+    engine: str,
+    placement: str,
+    port: int,
+    home: Path,
+    store: str,
+    milvus: str,
+    launcher: str,
+    as_json: bool,
 ) -> None:
     """Run all services on this machine, on loopback, until Ctrl-C or SIGTERM.
 
@@ -58,7 +74,9 @@ def serve(
     announce_backends(home, store=store, milvus=milvus)
     output.note(f"Starting the services with {model} ...")
     try:
-        settings = EmbeddedSettings(home, model, embedding, engine, launcher, port, lasting=True, store=store, milvus=milvus)
+        settings = EmbeddedSettings(
+            home, model, embedding, engine, placement, launcher, port, lasting=True, store=store, milvus=milvus
+        )
         _serve(settings, as_json)
     except KeyboardInterrupt:  # the way to end it
         output.note("Stopped.")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsemievol/common/v1/chat.proto\x12\x12semievol.common.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x93\x01\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_sha256\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x05 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x06 \x01(\x05\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsemievol/common/v1/chat.proto\x12\x12semievol.common.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc0\x01\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_sha256\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x05 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x06 \x01(\x05\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x15\n\rengine_starts\x18\t \x01(\x05\x12\x14\n\x0cweight_swaps\x18\n \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE']._serialized_start=53
   _globals['_MESSAGE']._serialized_end=93
   _globals['_MODELIDENTITY']._serialized_start=96
-  _globals['_MODELIDENTITY']._serialized_end=243
+  _globals['_MODELIDENTITY']._serialized_end=288
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,8 @@ class ModelIdentity(_message.Message):
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
     MAX_MODEL_TOKENS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    ENGINE_STARTS_FIELD_NUMBER: _builtins.int
+    WEIGHT_SWAPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name under which requests reach this model: "base", or an adapter's name (it carries the adapter's content hash)."""
     base: _builtins.str
@@ -69,6 +71,10 @@ class ModelIdentity(_message.Message):
     """Longest prompt plus reply, tokens. 0 if not known."""
     engine: _builtins.str
     """Backend and number format, such as `transformers/bfloat16`: what changes the last bits of its answers."""
+    engine_starts: _builtins.int
+    """Of the base model in ListModels: engines started since the service began. 0 where the service is itself the engine."""
+    weight_swaps: _builtins.int
+    """Likewise: how often other weights were read into a running engine."""
     def __init__(
         self,
         *,
@@ -79,10 +85,12 @@ class ModelIdentity(_message.Message):
         adapter_sha256: _builtins.str = ...,
         max_model_tokens: _builtins.int = ...,
         engine: _builtins.str = ...,
+        engine_starts: _builtins.int = ...,
+        weight_swaps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "base", b"base", "base_sha256", b"base_sha256", "engine", b"engine", "max_model_tokens", b"max_model_tokens", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "base", b"base", "base_sha256", b"base_sha256", "engine", b"engine", "engine_starts", b"engine_starts", "max_model_tokens", b"max_model_tokens", "name", b"name", "weight_swaps", b"weight_swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -338,6 +338,7 @@ class RunSpec(_message.Message):
     SHARD_ROWS_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the run and of the alias that its best model gets: letters, digits, `-`, `_`, `.`; 1 to 63 of them. Required."""
     model: _builtins.str
@@ -375,10 +376,12 @@ class RunSpec(_message.Message):
     shard_rows: _builtins.int
     """Unlabeled rows per shard, the unit of resume. 0 means 64."""
     engine: _builtins.str
-    """"transformers" (the default), or the URL of an OpenAI-compatible endpoint that serves `model` under that name and answers for it. Not what the
+    """"transformers" (the default), "vllm", or the URL of an OpenAI-compatible endpoint that serves `model` under that name and answers for it. Not what the
     generation service has: FAILED_PRECONDITION. A service with nothing beside the endpoint takes only runs with `in_weight` false,
     `entropy_source` "generated", no `data.test` and no `data.dev`; else INVALID_ARGUMENT.
     """
+    placement: _builtins.str
+    """"auto" (the default), "shared": one engine for all weights, or "dedicated": one each. Where engines are started by themselves (vLLM)."""
     @_builtins.property
     def data(self) -> Global___DataSpec:
         """The rows."""
@@ -426,10 +429,11 @@ class RunSpec(_message.Message):
         shard_rows: _builtins.int = ...,
         gate: Global___GateSpec | None = ...,
         engine: _builtins.str = ...,
+        placement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "data", b"data", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "max_no_answer", b"max_no_answer", "references", b"references", "task", b"task", "temperature", b"temperature", "theta", b"theta", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "engine", b"engine", "entropy_source", b"entropy_source", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight", "_include_labeled", b"_include_labeled", "_max_no_answer", b"_max_no_answer", "_references", b"_references", "_temperature", b"_temperature", "_theta", b"_theta", "bad_rows", b"bad_rows", "collaborator_count", b"collaborator_count", "collaborators", b"collaborators", "data", b"data", "embedding", b"embedding", "engine", b"engine", "entropy_source", b"entropy_source", "gate", b"gate", "in_weight", b"in_weight", "include_labeled", b"include_labeled", "iterations", b"iterations", "judge", b"judge", "max_no_answer", b"max_no_answer", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "placement", b"placement", "references", b"references", "seed", b"seed", "shard_rows", b"shard_rows", "task", b"task", "temperature", b"temperature", "theta", b"theta", "threshold_reference", b"threshold_reference", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__in_weight: _TypeAlias = _typing.Literal["in_weight"]  # noqa: Y015
     _WhichOneofArgType__in_weight: _TypeAlias = _typing.Literal["_in_weight", b"_in_weight"]  # noqa: Y015
@@ -968,12 +972,21 @@ class RunSucceeded(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENGINE_STARTS_FIELD_NUMBER: _builtins.int
+    WEIGHT_SWAPS_FIELD_NUMBER: _builtins.int
+    engine_starts: _builtins.int
+    """Engines that the generation service had when the run went on, and those it has started since. 0 where the service is itself the engine."""
+    weight_swaps: _builtins.int
+    """How often other weights were read into a running engine."""
     def __init__(
         self,
+        *,
+        engine_starts: _builtins.int = ...,
+        weight_swaps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine_starts", b"engine_starts", "weight_swaps", b"weight_swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

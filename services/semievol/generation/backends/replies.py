@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from semievol.common.chat_format import end_of_turn_id
 from semievol.generation.backends.sampling import Likely
 from semievol.generation.core import cut_at_stop
 from semievol.ports import ChatDelta, Completion, FinishReason, TokenLogprob, TopLogprobs
@@ -98,3 +99,10 @@ class StreamReader:
             if any(one.startswith(text[-size:]) for one in self._stop):
                 return len(text) - size
         return len(text)
+
+
+def end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a reply: the tokenizer's and whatever else the model's own generation configuration names."""
+    named = generation_config.eos_token_id
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([end_of_turn_id(tokenizer), *others]))

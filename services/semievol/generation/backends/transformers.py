@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts
-from semievol.common.chat_format import completion_ids, end_of_turn_id, raw_ids, render
+from semievol.common.chat_format import completion_ids, render
 from semievol.common.cpu_lane import lane_of, on_cpu_lane
 from semievol.common.models import resolve_model
 from semievol.generation import core
 from semievol.generation.adapters import Adapter, Adapters
-from semievol.generation.backends import batches, weights
-from semievol.generation.backends.replies import Reader, StreamReader
+from semievol.generation.backends import batches, canary, weights
+from semievol.generation.backends.prompts import PromptReader
+from semievol.generation.backends.replies import Reader, StreamReader, end_ids
 from semievol.generation.backends.sampling import Likely, OnToken, Picker, Watch
 from semievol.ports import (
     BASE_MODEL,
@@ -42,7 +42,6 @@ from semievol.ports import (
 # generating. In float32 this keeps the logits of 8192 batch tokens below 150 MB.
 _LOGITS_PER_TOKEN = 4096
 _UNKNOWN_LENGTH = 2048  # of models whose configuration names none
-_CANARY = ((Message("user", "Which of these is a colour: stone, blue, seven?"),), "Answer: blue")
 
 
 class TransformersEngine:
@@ -79,9 +78,10 @@ class TransformersEngine:
             max_model_tokens=int(getattr(config, "max_position_embeddings", 0) or _UNKNOWN_LENGTH),
             engine=f"transformers/{numbers}",
         )
+        self._prompts = PromptReader(self._tokenizer, self._base.max_model_tokens)
         self._vocabulary = int(config.vocab_size)
         self._can_share = batches.can_share(config)
-        self._end_ids = _end_ids(model, self._tokenizer)
+        self._end_ids = end_ids(model.generation_config, self._tokenizer)
         self._reader = Reader(self._tokenizer, self._end_ids)
         self._batch_tokens = batch_tokens
         self._turn = threading.RLock()
@@ -94,7 +94,7 @@ class TransformersEngine:
     def generate(self, model: str, prompts: Sequence[Prompt], sampling: Sampling, *, cancel: Cancel = NEVER) -> list[Generation]:
         core.check_prompts(prompts, sampling)
         adapter = self._find(model)
-        rows = [self._read(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        rows = [self._prompts.read(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
         costs = [sampling.n * (len(row) + self._vocabulary // _LOGITS_PER_TOKEN) for row in rows]
         found: dict[int, Generation] = {}
         for batch in core.length_batches(costs, self._batch_tokens):
@@ -109,7 +109,7 @@ class TransformersEngine:
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, cancel: Cancel = NEVER) -> Iterator[ChatDelta]:
         core.check_chat(prompt, sampling)
         adapter = self._find(model)
-        row = self._read(prompt, "prompt")
+        row = self._prompts.read(prompt, "prompt")
         seed = prompt.seeds[0] if prompt.seeds else None
         events: queue.SimpleQueue[tuple[int, float, Likely] | Completion | Exception] = queue.SimpleQueue()
         stop = _StopWhenEither(cancel)
@@ -185,7 +185,7 @@ class TransformersEngine:
         adapter = self._find(model)
         replies = [completion_ids(self._tokenizer, request.response) for request in requests]
         prompts = [
-            self._render(request.messages, len(reply), request.id, f"items[{i}]")
+            self._prompts.render(request.messages, len(reply), request.id, f"items[{i}]")
             for i, (request, reply) in enumerate(zip(requests, replies, strict=True))
         ]
         weight = 1 + self._vocabulary // _LOGITS_PER_TOKEN
@@ -252,39 +252,15 @@ class TransformersEngine:
 
     def _check_canary(self, adapter: Adapter) -> None:
         """R9: an adapter that leaves every log-probability as it was has not been applied."""
-        messages, reply = _CANARY
-        pair = (render(self._tokenizer, messages), completion_ids(self._tokenizer, reply))
+        pair = (render(self._tokenizer, canary.TURNS), completion_ids(self._tokenizer, canary.REPLY))
         if self._base_canary is None:
             self._base_canary = self._score(None, [pair])[0]
         if self._score(adapter, [pair])[0] == self._base_canary:
-            raise errors.InvalidInput(
-                f"{adapter.uri} changes nothing: with it the model answers exactly as without. Was it trained?", field="uri"
-            )
+            raise canary.unchanged(adapter)
 
     def _find(self, model: str) -> Adapter | None:
         core.find_model(self.models(), model)
         return self._adapters.get(model)
-
-    def _read(self, prompt: Prompt, field: str) -> list[int]:
-        """The prompt's tokens, which leave room for a reply."""
-        if prompt.text is None:
-            return self._render(prompt.messages, 1, prompt.id, field)
-        try:
-            row = raw_ids(self._tokenizer, prompt.text)
-        except errors.InvalidInput as error:
-            error.field = f"{field}.text"
-            raise
-        core.check_length(len(row), 1, self._base.max_model_tokens, prompt.id, field)
-        return row
-
-    def _render(self, messages: Sequence[Message], reply_tokens: int, prompt_id: str, field: str) -> list[int]:
-        try:
-            row = render(self._tokenizer, messages)
-        except errors.InvalidInput as error:
-            error.field = f"{field}.messages"
-            raise
-        core.check_length(len(row), reply_tokens, self._base.max_model_tokens, prompt_id, field)
-        return row
 
 
 class _StopWhenEither:
@@ -296,13 +272,6 @@ class _StopWhenEither:
 
     def is_set(self) -> bool:
         return self.stopped.is_set() or self._cancel.is_set()
-
-
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a reply: the tokenizer's and whatever else the model's own generation configuration names."""
-    named = model.generation_config.eos_token_id
-    others = named if isinstance(named, list) else [] if named is None else [named]
-    return list(dict.fromkeys([end_of_turn_id(tokenizer), *others]))
 
 
 def _plain_decoding(end_ids: Sequence[int], max_tokens: int) -> Any:

@@ -18,6 +18,7 @@ from semievol.common.models import LocalModel
 from semievol.common.torch_models import flatten_head_input, torch_device, torch_precision
 from semievol.generation.adapters import WEIGHTS, Adapter
 from semievol.generation.backends.attention import use_grouped
+from semievol.generation.backends.replies import end_ids
 
 _INTERNAL = "adapter{}"  # served names may hold dots, which module names may not
 
@@ -49,11 +50,27 @@ def load(local: LocalModel, device: str, precision: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def load_tokenizer(local: LocalModel) -> tuple[Any, Any, list[int]]:
+    """(tokenizer, text configuration, tokens that end a reply) of a model whose weights another engine loads. Raises InvalidInput."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local.directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(local.directory, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        reason = errors.first_line(error)
+        raise errors.InvalidInput(f"{local.reference} cannot be loaded as a language model: {reason}", field="model") from error
+    named = (local.directory / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(local.directory) if named else GenerationConfig.from_model_config(config)
+    return tokenizer, config, end_ids(generation, tokenizer)
+
+
 def number_format(device: str, precision: str, adapter_mode: str) -> str:
     """What changes the last bits of the answers: precision, adapter mode and device, `auto` decided. Raises Unavailable (no such device)."""
     device = torch_device(device)
     if adapter_mode == "auto":
         adapter_mode = "merged" if device == "cpu" else "switched"
+    adapter_mode = "switched" if adapter_mode == "hot" else adapter_mode
     return f"{torch_precision(precision, device)}/{adapter_mode}/{device}"
 
 
@@ -84,7 +101,7 @@ class MergedWeights:
 
         while len(self._copies) >= self._max_copies:
             self._copies.popitem(last=False)
-        model = _attach(copy.deepcopy(self._base).to(torch.float32), adapter, _INTERNAL.format(0))
+        model = attach(copy.deepcopy(self._base).to(torch.float32), adapter)
         self._copies[adapter.name] = model.merge_and_unload().to(self._base.dtype).eval().requires_grad_(False)
 
     def remove(self, name: str) -> None:
@@ -115,7 +132,7 @@ class SwitchedWeights:
         self._count += 1
         try:
             if self._peft is None:
-                self._peft = _attach(self._base, adapter, internal)
+                self._peft = attach(self._base, adapter, internal)
             else:
                 _load_into(self._peft, adapter, internal)
         except errors.InvalidInput:
@@ -151,7 +168,7 @@ class SwitchedWeights:
             yield self._base
 
 
-def _attach(model: Any, adapter: Adapter, internal: str) -> Any:
+def attach(model: Any, adapter: Adapter, internal: str = _INTERNAL.format(0)) -> Any:
     """The model with this adapter as its first. Raises InvalidInput and leaves the model's layers as they were."""
     import peft
 
