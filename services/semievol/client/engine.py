@@ -23,7 +23,7 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 _RECONNECT = [
     # by default gRPC looks for a server that went away less and less often, up to every two minutes
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _BROKEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}  # gRPC's own words for a connection that ended within a message

@@ -29,6 +29,7 @@ T = TypeVar("T")
 _POLL_S = 0.05  # how soon a caller that has gone is noticed
 _STOP_S = 20.0
 _BUSY_RETRY_S = 1.0
+_FEW_CORES = 4
 _GREEDY = Sampling(max_tokens=1)
 _starting = threading.Lock()  # one at a time: a start changes this process's environment
 
@@ -353,6 +354,10 @@ def _environment(log: Path, *, several_machines: bool) -> Iterator[None]:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads can hang
         "HF_HUB_OFFLINE": "1",  # what it serves is a directory
     }
+    cores = len(os.sched_getaffinity(0))
+    if cores <= _FEW_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+        # vLLM would keep a core for its scheduler and bind the model to the others, whoever else is at work on them
+        os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
     if not several_machines:  # or it asks a name server for its address, and its processes meet at one that others reach
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
