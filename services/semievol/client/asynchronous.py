@@ -41,8 +41,8 @@ class AsyncGenerationClient:
         """[n] prompts, at most 1024, in one call -> n generations, in input order, and whose they are."""
         core.check_prompts(prompts, sampling)
         messages = [wire.prompt_message(one) for one in prompts]
-        request = pb.GenerateRequest(model=model, prompts=messages, sampling=wire.sampling_message(sampling))
-        _set_key(request, routing_key)
+        sampling_message = wire.sampling_message(sampling)
+        request = pb.GenerateRequest(model=model, prompts=messages, sampling=sampling_message, routing_key=routing_key)
         response: pb.GenerateResponse = await self._caller.unary(self._stub.Generate, request)
         return [wire.generation(one) for one in response.generations], wire.model_info(response.model)
 
@@ -51,8 +51,9 @@ class AsyncGenerationClient:
     ) -> AsyncGenerator[tuple[ChatDelta, ModelInfo]]:
         """Streams one reply, every piece with whose it is. Closing the iterator stops the model."""
         core.check_chat(prompt, sampling)
-        request = pb.ChatRequest(model=model, prompt=wire.prompt_message(prompt), sampling=wire.sampling_message(sampling))
-        _set_key(request, routing_key)
+        request = pb.ChatRequest(
+            model=model, prompt=wire.prompt_message(prompt), sampling=wire.sampling_message(sampling), routing_key=routing_key
+        )
         info: ModelInfo | None = None  # the same for all of a reply
         async with aclosing(self._caller.stream(self._stub.Chat, request)) as responses:
             async for response in responses:
@@ -102,9 +103,3 @@ class AsyncEmbeddingClient:
     async def _get_info(self) -> embedding_pb.GetInfoResponse:
         response: embedding_pb.GetInfoResponse = await self._caller.unary(self._stub.GetInfo, embedding_pb.GetInfoRequest())
         return response
-
-
-def _set_key(request: Any, key: str) -> None:
-    """Equal keys get the same model of an alias that has several, where the service knows of such."""
-    if key and "routing_key" in request.DESCRIPTOR.fields_by_name:
-        request.routing_key = key

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from semievol.common import errors
-from semievol.common.grpc_client import OPTIONS
+from semievol.common.grpc_client import OPTIONS, RECONNECT
 from semievol.common.grpc_errors import from_rpc_error, rich_status
 from semievol.generation import wire
 from semievol.generation.v1 import generation_service_pb2 as pb
@@ -20,12 +20,6 @@ from semievol.ports import ModelInfo
 M = TypeVar("M", bound=Message)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
-_RECONNECT = [
-    # by default gRPC looks for a server that went away less and less often, up to every two minutes
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 _BROKEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}  # gRPC's own words for a connection that ended within a message
 
 
@@ -82,7 +76,7 @@ class EngineClient:
 
     def _stubs(self) -> tuple[Any, Any]:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=[*OPTIONS, *_RECONNECT])
+            self._channel = grpc.aio.insecure_channel(self.address, options=[*OPTIONS, *RECONNECT])
             self._generation = pb_grpc.GenerationServiceStub(self._channel)
             self._health = health_pb2_grpc.HealthStub(self._channel)
         return self._generation, self._health

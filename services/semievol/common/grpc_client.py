@@ -24,7 +24,7 @@ OPTIONS = [
 ]
 # By default gRPC looks for a server that went away less and less often, up to every two minutes. (The least backoff is also the longest wait for
 # a connection: a busy machine needs more than the milliseconds that one takes as a rule.)
-_RECONNECT = [
+RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -106,7 +106,7 @@ class AsyncCaller:
     A task that is cancelled cancels its call."""
 
     def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=[*OPTIONS, *_RECONNECT])
+        self.channel = grpc.aio.insecure_channel(address, options=[*OPTIONS, *RECONNECT])
         self._where = f"The {service} service at {address}"
         self._deadline_s = deadline_s
 
