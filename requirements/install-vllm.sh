@@ -8,4 +8,4 @@ lock=requirements/vllm-$ACCELERATOR.txt
 printf 'setup: vLLM, the %s packages of %s\n' "$(grep -c '==' "$lock")" "$lock"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r "$lock"
 # or else every start of an engine compiles anew where bytecode is not written
-.venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages/vllm >/dev/null || true
+.venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages >/dev/null || true

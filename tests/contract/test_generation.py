@@ -87,7 +87,7 @@ def _vllm_world(root: Path, model: Path, mode: str, stack: ExitStack) -> World:
         cache=root / "cache",
         precision="float32",
         adapter_mode=mode,
-        options=VllmOptions(kv_cache_gib=0.25, eager="on"),
+        options=VllmOptions(kv_cache_gib=0.25),
     )
     stack.callback(engine.close)
     adapters = [publish_directory(artifacts, write_tiny_adapter(root / f"adapter{i}", model, i)) for i in (1, 2)]

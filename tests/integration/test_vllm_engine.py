@@ -73,7 +73,7 @@ def live(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.T
             cache=root / "cache",
             precision="float32",
             adapter_mode=request.param,
-            options=VllmOptions(kv_cache_gib=0.25, eager="on"),
+            options=VllmOptions(kv_cache_gib=0.25),
         )
         stack.callback(engine.close)
         address = stack.enter_context(running(service(GenerationSettings(backend="vllm"), engine)))

@@ -74,7 +74,7 @@ def engine(
         device="cpu",
         precision="float32",
         adapter_mode=request.param,
-        options=VllmOptions(kv_cache_gib=0.5, max_model_tokens=2048, eager="on"),
+        options=VllmOptions(kv_cache_gib=0.5, max_model_tokens=2048),
     )
     engine.load_adapter("one", adapter)
     yield engine

@@ -51,7 +51,6 @@ def started(root: Path, model: Path, **settings: str) -> Iterator[tuple[subproce
         "SEMIEVOL_GENERATION_CACHE": str(root / "cache"),
         "SEMIEVOL_GENERATION_PRECISION": "float32",
         "SEMIEVOL_VLLM_KV_CACHE_GIB": "0.25",
-        "SEMIEVOL_VLLM_EAGER": "on",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "semievol.generation.server"],

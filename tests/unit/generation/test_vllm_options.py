@@ -30,6 +30,12 @@ def test_a_cpu_reads_a_prompt_in_one_step_since_a_seeded_request_would_end_the_e
     assert "max_num_batched_tokens" not in gpu
 
 
+def test_a_cpu_compiles_nothing_unless_asked_to() -> None:
+    assert arguments("cpu")["enforce_eager"]
+    assert not arguments("cpu", eager="off")["enforce_eager"]
+    assert not arguments("cuda")["enforce_eager"]
+
+
 def test_memory_is_named_outright_on_a_cpu_and_as_a_share_on_a_gpu() -> None:
     assert arguments("cpu")["kv_cache_memory_bytes"] == 2 * 2**30
     assert "gpu_memory_utilization" not in arguments("cpu")

@@ -58,7 +58,8 @@ class VllmOptions(BaseSettings):
     """Whether prompts with the same beginning share its keys and values. `auto`: on. Scores never read that cache."""
 
     eager: Switch = "auto"
-    """Whether the model runs as written instead of compiled. `auto`: off."""
+    """Whether the model runs as written instead of compiled. `auto`: on on a CPU, where compiling takes a C++ compiler and minutes, and the
+    demo's model was no faster for it; else off."""
 
     max_lora_rank: int = Field(default=64, ge=1)
     """Largest rank of an adapter that is loaded hot."""
@@ -104,7 +105,7 @@ class VllmOptions(BaseSettings):
             "pipeline_parallel_size": self.pipeline_parallel_size,
             "enable_chunked_prefill": chunked,
             "enable_prefix_caching": self.prefix_caching != "off",
-            "enforce_eager": self.eager == "on",
+            "enforce_eager": self.eager == "on" or (self.eager == "auto" and cpu),
             "max_logprobs": _MAX_LOGPROBS,
             "logprobs_mode": "raw_logprobs",  # before temperature and top_p: what the API promises
             "generation_config": "vllm",  # the model's own wishes (top_k, penalties) would distort its distribution
