@@ -25,7 +25,7 @@ from semievol.common.chat_format import completion_ids, render
 from semievol.common.models import resolve_model
 from semievol.generation.backends.vllm import VllmEngine
 from semievol.generation.backends.vllm_options import VllmOptions
-from semievol.generation.backends.vllm_process import Request, VllmProcess
+from semievol.generation.backends.vllm_process import Request, VllmProcess, start_environment
 from semievol.generation.backends.weights import load_tokenizer
 from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
@@ -53,7 +53,8 @@ def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[
 def batch(engine: VllmEngine, client: GenerationClient, prompts: list[Prompt], rounds: int, end: list[int]) -> Any:
     from vllm import LLM, SamplingParams
 
-    offline = LLM(**engine.arguments)
+    with start_environment(Path(tempfile.gettempdir(), "vllm-offline.log"), several_machines=False):  # the same threads
+        offline = LLM(**engine.arguments)
     chats = [[{"role": message.role, "content": message.content} for message in prompt.messages] for prompt in prompts]
     params = SamplingParams(temperature=0, max_tokens=REPLY_TOKENS, logprobs=0, ignore_eos=False, stop_token_ids=end)
     sampling = Sampling(max_tokens=REPLY_TOKENS)

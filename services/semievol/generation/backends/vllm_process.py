@@ -273,7 +273,7 @@ def _scored(output: Any, count: int) -> Step:
 
 def _started(arguments: Mapping[str, Any], log: Path, call: Any) -> Any:
     """A ready AsyncLLM. vLLM's core says only in its log why it did not start."""
-    with _starting, _environment(log, several_machines=arguments.get("nnodes", 1) > 1):
+    with _starting, start_environment(log, several_machines=arguments.get("nnodes", 1) > 1):
         begun = log.stat().st_size if log.exists() else 0
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -334,7 +334,7 @@ def _root_cause(lines: str) -> str:
 
 
 @contextlib.contextmanager
-def _environment(log: Path, *, several_machines: bool) -> Iterator[None]:
+def start_environment(log: Path, *, several_machines: bool) -> Iterator[None]:
     """What vLLM reads from the environment while it starts; restored after, since other children of this process are no engines."""
     before = dict(os.environ)
     log.parent.mkdir(parents=True, exist_ok=True)
