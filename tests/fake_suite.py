@@ -52,6 +52,13 @@ def colour_script(model: str, messages: Sequence[Message], seed: int) -> str:
     return f"Answer: {'ABC'[('ABC'.index(right) + wrong) % 3]}"
 
 
+def knowing_script(model: str, messages: Sequence[Message], seed: int) -> str:
+    """A base model that knows its colours, but for one question in five, another one for each seed."""
+    question = messages[-1].content.rpartition("Question: ")[2].splitlines()[0]
+    right = next((number for number, colour in enumerate(COLOURS) if colour in question), 0)
+    return f"Answer: {'ABC'[(right + (derive_seed(question, seed) % 5 == 0)) % 3]}"
+
+
 @dataclass
 class Suite:
     """A running suite. Faults are set on the fakes: `trainer`, `engine`, `index`."""

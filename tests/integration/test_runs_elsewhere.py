@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from semievol.algorithm.types import Message
 from semievol.common import errors
-from semievol.common.keys import derive_seed
 from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.backends.tei import TeiEmbedder
 from semievol.generation.backends.fake import FakeEngine
@@ -19,16 +17,9 @@ from semievol.generation.backends.openai import OpenAIEngine
 from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 
-from tests.fake_suite import COLOURS, Suite, fake_suite, write_colours
+from tests.fake_suite import Suite, fake_suite, knowing_script, write_colours
 from tests.servers.openai_api import OpenAIDouble
 from tests.servers.tei import TeiDouble
-
-
-def knowing_script(model: str, messages: Sequence[Message], seed: int) -> str:
-    """A base model that knows its colours, but for one question in five, another one for each seed."""
-    question = messages[-1].content.rpartition("Question: ")[2].splitlines()[0]
-    right = next((number for number, colour in enumerate(COLOURS) if colour in question), 0)
-    return f"Answer: {'ABC'[(right + (derive_seed(question, seed) % 5 == 0)) % 3]}"
 
 
 @contextmanager
