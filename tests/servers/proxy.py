@@ -37,7 +37,8 @@ class Proxy:
         self._target = address
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
-        self._every, self._cycle = 0, itertools.cycle[Fault]([])
+        self._every = 0
+        self._cycle: Iterator[Fault] = iter(())
         self.requests: list[str] = []  # "GET /bucket/path?query"
         self.faults = 0
 
