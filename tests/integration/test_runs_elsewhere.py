@@ -86,6 +86,13 @@ def test_what_an_endpoint_alone_cannot_do_is_refused_before_any_work(tmp_path: P
         assert suite.client.list_runs() == []
 
 
+def test_a_diagnosis_names_the_embedding_servers_version_and_what_the_endpoint_serves(tmp_path: Path) -> None:
+    with suite_elsewhere(tmp_path, split=True) as (suite, tei, _):
+        found = {one.name: one.message for one in suite.client.diagnose().findings}
+    assert f"{tei.url} (text-embeddings-inference 1.9.3), " in found["embedding"]
+    assert "which serves fake" in found["generation"]
+
+
 def test_a_run_outlives_servers_that_go_away_for_a_moment(tmp_path: Path) -> None:
     with suite_elsewhere(tmp_path / "calm") as (suite, tei, endpoint):
         calm = suite.run(suite.spec(**keys(suite, tei, endpoint)))

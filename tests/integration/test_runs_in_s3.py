@@ -76,6 +76,15 @@ def test_a_run_in_s3_makes_the_artifacts_of_one_on_a_disk_byte_for_byte(
         assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize(("server", "product"), [("minio_server", "MinIO"), ("seaweedfs_server", "SeaweedFS")])
+def test_a_diagnosis_names_the_s3_server(tmp_path: Path, request: pytest.FixtureRequest, server: str, product: str) -> None:
+    s3: S3Server = request.getfixturevalue(server)
+    with fake_suite(tmp_path, store=s3.uri(s3.bucket, uuid.uuid4().hex)) as suite:
+        found = {one.name: one.message for one in suite.client.diagnose().findings}
+    assert found["store"].startswith(product)
+    assert f" at {s3.endpoint}: " in found["store"]
+
+
 def test_a_restarted_product_finds_its_run_and_its_models_in_s3(tmp_path: Path, place: str) -> None:
     with fake_suite(tmp_path / "one", store=place) as suite:
         first = suite.run(suite.spec())

@@ -25,6 +25,7 @@ from semievol.ports import (
     Cancel,
     CollectionSpec,
     Embedder,
+    Fronted,
     Judge,
     JudgeRequest,
     Prompt,
@@ -150,7 +151,7 @@ def _runs(runs: RunStore) -> str:
 
 def _store(artifacts: Artifacts) -> str:
     probe(artifacts.store)
-    return "writes, reads, deletes; of racing writers one wins"
+    return f"{_server(artifacts.store)}writes, reads, deletes; of racing writers one wins"
 
 
 def _embed(embedder: Embedder, stop: Cancel) -> str:
@@ -160,7 +161,8 @@ def _embed(embedder: Embedder, stop: Cancel) -> str:
     if abs(norm - 1) > 1e-2:
         raise errors.Conflict(f"{info.model} gives vectors of length {norm:.3f}, not 1; references would be the wrong ones.")
     limit = f", {info.max_tokens} tokens at most" if info.max_tokens else ""
-    return f"{info.model}, {info.dimension} dimensions{limit}"
+    server = f" ({info.server})" if info.server else ""
+    return f"{info.model}{server}, {info.dimension} dimensions{limit}"
 
 
 def _search(index: VectorIndex) -> str:
@@ -173,7 +175,13 @@ def _search(index: VectorIndex) -> str:
         index.drop(name)
     if best.id != "near":
         raise errors.Conflict("A search over two vectors found the one that is farther away.")
-    return "makes a collection, finds the nearest of two vectors in it, drops it"
+    return f"{_server(index)}makes a collection, finds the nearest of two vectors in it, drops it"
+
+
+def _server(part: object) -> str:
+    """`Milvus 2.3.5 at http://milvus:19530: `"""
+    said = part.server() if isinstance(part, Fronted) else ""
+    return f"{said}: " if said else ""
 
 
 def _generate(engine: Engine, stop: Cancel) -> str:
@@ -181,7 +189,9 @@ def _generate(engine: Engine, stop: Cancel) -> str:
     (reply,) = engine.generate(BASE_MODEL, [Prompt("trial", _ASKED)], Sampling(max_tokens=8), cancel=stop)
     limit = f", {base.max_model_tokens} tokens at most" if base.max_model_tokens else ""
     written = len(reply.completions[0].tokens)
-    return f"{base.base} on {base.engine or 'an unknown engine'}{limit}; {reply.prompt_tokens} tokens read, {written} written"
+    said = engine.server() if isinstance(engine, Fronted) else ""
+    where = f"{base.engine or 'an unknown engine'}{f', which {said}' if said else ''}"
+    return f"{base.base} on {where}{limit}; {reply.prompt_tokens} tokens read, {written} written"
 
 
 def _score(engine: Engine, stop: Cancel) -> str:

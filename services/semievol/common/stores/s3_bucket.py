@@ -191,6 +191,11 @@ class Bucket:
         found = self._client.list_objects(self.location.bucket, prefix=prefix, recursive=True, start_after=after or None)
         return list(itertools.islice(found, LIST_PAGE))
 
+    def server(self) -> str:
+        """The `Server` of its answers, which most give, and the address."""
+        product = self._client._execute("HEAD", self.location.bucket).headers.get("server", "an S3 server without a name")
+        return f"{product} at {self.location.endpoint}"
+
     def delete(self, name: str) -> None:
         self._client.remove_object(self.location.bucket, name)
 

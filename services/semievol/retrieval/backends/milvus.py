@@ -87,6 +87,9 @@ class MilvusIndex:
         self._forget(name)
         self._connection.call("drop_collection", name)
 
+    def server(self) -> str:
+        return self._connection.server()
+
     def close(self) -> None:
         self._connection.close()
 
