@@ -13,10 +13,11 @@ from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Look
+from semievol.common.findings import Finding
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
 from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
-from semievol.controller.diagnosis import Finding, Parts, diagnose
+from semievol.controller.diagnosis import Parts, diagnose
 from semievol.controller.exporting import ExportedRow, exported_iteration, pages
 from semievol.controller.forecast import Forecast, Forecaster
 from semievol.controller.inspection import Inspector

@@ -15,6 +15,7 @@ from typing import Protocol
 from semievol.algorithm.types import Answer, Candidate, Message, Row, Task
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, Manifest, uri
+from semievol.common.findings import FAIL, OK, WARN, Finding
 from semievol.common.keys import canonical_json, content_key
 from semievol.common.stores.probe import probe
 from semievol.controller.runs import RunStore, run_state
@@ -46,18 +47,6 @@ _POLL_S = 0.2
 _TASK = Task()
 _ROW = Row("trial", "Which colour is the sky on a clear day?", ("blue", "green"))
 _ASKED = (Message("user", "Which colour is the sky on a clear day? Reply with one word."),)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """How a part is. `status`: ok, warning or failed; `exit_code` (semievol.common.errors) stands for a failure, else 0."""
-
-    name: str
-    status: str
-    message: str
-    advice: str = ""
-    seconds: float = 0.0
-    exit_code: int = 0
 
 
 class Engine(Models, AdapterHost, Protocol):
@@ -113,13 +102,13 @@ def diagnose(parts: Parts, *, train: bool, cancel: Cancel, limit_s: float = _PAR
 
 def _tried(name: str, trial: Callable[[Cancel], str], limit_s: float, cancel: Cancel) -> Finding:
     """On a thread of its own: a part that hangs is a finding, too."""
-    stop, result = threading.Event(), Finding(name, "failed", "")
+    stop, result = threading.Event(), Finding(name, FAIL, "")
     started = time.monotonic()
 
     def run() -> None:
         nonlocal result
         try:
-            result = Finding(name, "ok", trial(stop))
+            result = Finding(name, OK, trial(stop))
         except errors.SemiEvolError as error:
             result = failed(name, error)
         except Exception:
@@ -140,8 +129,8 @@ def failed(name: str, error: errors.SemiEvolError) -> Finding:
     """A part that can be done without is a warning."""
     dispensable = name == "scoring" and isinstance(error, errors.NotSupported)
     if dispensable:
-        return Finding(name, "warning", error.message, _ADVICE[name])
-    return Finding(name, "failed", error.message, _ADVICE.get(name, ""), exit_code=error.exit_code)
+        return Finding(name, WARN, error.message, _ADVICE[name])
+    return Finding(name, FAIL, error.message, _ADVICE.get(name, ""), exit_code=error.exit_code)
 
 
 def _runs(runs: RunStore) -> str:
