@@ -63,9 +63,9 @@ class Outage:
         self.take_away(process)
         ended = finished(process, TIMEOUT_S)
         assert ended.code, "the run ended well without its server"
+        self.bring_back()
         calm, partial = self._manifests("calm"), self._manifests("disturbed")
         assert 0 < len(partial) < len(calm), f"{len(partial)} of {len(calm)} manifests were there when the server went"
-        self.bring_back()
         assert self._broken("disturbed") == []
         again = self._finished("disturbed")
         assert again.code == 0, again.stderr
@@ -105,6 +105,11 @@ def stored_manifests(store: ObjectStore) -> dict[str, bytes]:
             with store.open(info.path) as stream:
                 found[info.path] = stream.read()
     return found
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 @contextlib.contextmanager
@@ -223,7 +228,7 @@ def dead_store(place: Place) -> Ended:
     with (
         own_place(place, "s3") as own,
         mock.patch.dict(os.environ, credentials),
-        minio_in(own.directory / "server") as server,
+        minio_in(made(own.directory / "server")) as server,
     ):
 
         def kill(process: subprocess.Popen[str]) -> None:
