@@ -124,6 +124,7 @@ def fake_suite(
     embedder: Embedder | None = None,
     engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
+    backoff_s: float = 1.0,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All six services over `home`, stopped at the end. Enter it again on the same home to restart the product.
@@ -151,6 +152,7 @@ def fake_suite(
             jobs_directory=home / "jobs",
             launcher=launcher,
             max_attempts=max_attempts,
+            backoff_s=backoff_s,
             parallelism=parallelism,
             poll_s=0.01,
             resume_on_start=False,

@@ -18,9 +18,11 @@ ROLES = {"warm": "warm", "evolve": "evolved"}  # step -> role
 def register_models(
     artifacts: Artifacts, registry: Registry, run: RunRecord, steps: list[StepPlan], iteration: int
 ) -> list[Model]:
-    """Registers the iteration's models; returns those that are new."""
+    """Registers the iteration's models and returns them."""
     models = [model for model in models_of(artifacts, run, steps) if model.iteration == iteration]
-    return [model for model in models if registry.register(model)]
+    for model in models:
+        registry.register(model)
+    return models
 
 
 def models_of(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan]) -> list[Model]:
