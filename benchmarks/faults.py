@@ -26,6 +26,11 @@ What is injected, and what comes out. Made by `python -m benchmarks.faults --wri
 same cases. Every case goes through the real command line, most against all six services with fake models. Of each it is checked that the exit
 code is the promised one, that the message has at most six lines, says what it has to and shows no traceback, that no valid manifest stands
 over bad bytes and no half-written file is left, and that the next good run in the same home works.
+
+Servers elsewhere are taken away while a step is at work, and brought back for the same command: a double of text-embeddings-inference, one of an
+OpenAI-compatible endpoint, a real Milvus 2.3.5 and a real MinIO. Of the writes of a run in one shard (fsync, link and rename are counted) every one
+fails once. What comes after a manifest has its name, the sync of its directory and the record of the attempt, is swept over the steps: the
+first of these writes fails in one step, the next in another. That is why fewer are named than are made.
 """
 _MOST_LETTERS = 150
 _WRONG = "WRONG: "
