@@ -28,7 +28,6 @@ from semievol.ports import ObjectStore
 
 from tests.fake_suite import knowing_script
 from tests.faults.bench import Case, Ended, Place, finished, half_written, wait_until
-from tests.faults.machine import many_shards
 from tests.servers.milvus import milvus_in
 from tests.servers.openai_api import OpenAIDouble
 from tests.servers.s3 import OWNER, minio_in
@@ -223,7 +222,7 @@ def dead_milvus(place: Place) -> Ended:
 
 
 def dead_store(place: Place) -> Ended:
-    """Killed when the step begins in which collaborators answer, which has ten shards."""
+    """Killed when the step begins in which collaborators answer, which has three shards."""
     credentials = {"AWS_ACCESS_KEY_ID": OWNER[0], "AWS_SECRET_ACCESS_KEY": OWNER[1]}
     with (
         own_place(place, "s3") as own,
@@ -235,7 +234,6 @@ def dead_store(place: Place) -> Ended:
             wait_until(lambda: begun(outage.store("disturbed"), "infer/warm-0") or process.poll() is not None)
             server.process.kill()
 
-        many_shards(own)
         stores = {run: server.uri(server.bucket, run) for run in ("calm", "disturbed")}
         outage = Outage(own, kill, server.process.start, stores=stores)
         return outage.happens()
