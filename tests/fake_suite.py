@@ -54,6 +54,13 @@ def colour_script(model: str, messages: Sequence[Message], seed: int) -> str:
     return f"Answer: {'ABC'[('ABC'.index(right) + wrong) % 3]}"
 
 
+def knowing_script(model: str, messages: Sequence[Message], seed: int) -> str:
+    """A base model that knows its colours, but for one question in five, another one for each seed."""
+    question = messages[-1].content.rpartition("Question: ")[2].splitlines()[0]
+    right = next((number for number, colour in enumerate(COLOURS) if colour in question), 0)
+    return f"Answer: {'ABC'[(right + (derive_seed(question, seed) % 5 == 0)) % 3]}"
+
+
 @dataclass
 class Suite:
     """A running suite. Faults are set on the fakes: `trainer`, `engine`, `index`."""
@@ -119,6 +126,7 @@ def fake_suite(
     embedder: Embedder | None = None,
     engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
+    backoff_s: float = 1.0,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All seven services over `home`, stopped at the end. Enter it again on the same home to restart the product.
@@ -146,6 +154,7 @@ def fake_suite(
             jobs_directory=home / "jobs",
             launcher=launcher,
             max_attempts=max_attempts,
+            backoff_s=backoff_s,
             parallelism=parallelism,
             poll_s=0.01,
             resume_on_start=False,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Coroutine, Mapping
@@ -32,6 +33,7 @@ from semievol.ports import Embedder, Launcher
 
 if TYPE_CHECKING:
     from semievol.door.server import Door
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -80,15 +82,22 @@ class Embedded:
     API; empty where it is not served, and then `openai_missing` says why, if somebody could expect it.
 
     `only`: the controller alone, to read state, or generation with its router, to ask a model: they need no others. They take no lock, and
-    nobody else finds them. `exclusive`: it does take the lock, since it will change what a run at work relies on.
+    nobody else finds them. `exclusive`: it does take the lock, since it will change what a run at work relies on. `vectors`: with the
+    home's vector store beside it, if it has one that can be reached.
     """
 
     def __init__(
-        self, settings: EmbeddedSettings, *, only: Literal["", "controller", "generation"] = "", exclusive: bool = False
+        self,
+        settings: EmbeddedSettings,
+        *,
+        only: Literal["", "controller", "generation"] = "",
+        exclusive: bool = False,
+        vectors: bool = False,
     ) -> None:
         self._settings = settings
         self._only = only
         self._exclusive = exclusive or not only
+        self._vectors = vectors
         self._home = settings.home.expanduser().absolute()
         self._backends = homes.backends(self._home, settings.store, settings.milvus)
         self._lock = filelock.FileLock(self._home / "lock")
@@ -111,6 +120,8 @@ class Embedded:
         self._thread.start()
         try:
             if self._only == "controller":
+                if self._vectors:
+                    self._try_vectors()
                 self._start("controller", self._controller())
             elif self._only == "generation":
                 self._start("generation", self._generation())
@@ -149,18 +160,30 @@ class Embedded:
         from semievol.common.stores.probe import probe
         from semievol.embedding import server as embedding
         from semievol.embedding.settings import EmbeddingSettings
-        from semievol.retrieval import server as retrieval
-        from semievol.retrieval.settings import RetrievalSettings
 
         probe(open_store(self._store_uri))  # before minutes are spent on models
         one = self._settings
         self._start("embedding", embedding.service(EmbeddingSettings(model=one.embedding)))
-        self._start("retrieval", retrieval.service(RetrievalSettings(uri=self._backends.milvus_uri(self._home))))
+        self._start("retrieval", self._retrieval())
         self._start("generation", self._generation())
         self._start("judging", self._judging())
         self._start("training", self._training())
         self._start("controller", self._controller())
         self._start("router", self._router())
+
+    def _try_vectors(self) -> None:
+        if not self._backends.milvus and not Path(self._backends.milvus_uri(self._home)).exists():
+            return
+        try:
+            self._start("retrieval", self._retrieval())
+        except errors.SemiEvolError as error:
+            log.warning("The home's vector store is left out: %s", error.message)
+
+    def _retrieval(self) -> Service:
+        from semievol.retrieval import server
+        from semievol.retrieval.settings import RetrievalSettings
+
+        return server.service(RetrievalSettings(uri=self._backends.milvus_uri(self._home)))
 
     def _generation(self) -> Service:
         from semievol.generation import server

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +40,31 @@ class NeverCancelled:
 NEVER = NeverCancelled()
 
 
+@runtime_checkable
+class Fronted(Protocol):
+    """A backend that a server elsewhere stands behind, or a client of the service around one. What is no part of its work: names, for humans."""
+
+    def server(self) -> str:
+        """Product and version, and what else it says of itself: `Milvus 2.3.5 at http://milvus:19530`. Empty where there is nothing to say.
+
+        Raises Unavailable."""
+        ...
+
+
 # ---------------------------------------------------------------- embedding
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedderInfo:
-    """`model` as the user named it; `sha256` of its weights (hex); inputs longer than `max_tokens` are truncated."""
+    """`model` as the user named it; `sha256` of its weights (hex); inputs longer than `max_tokens` are truncated.
+
+    `server`: product and version of the server elsewhere that computes, for humans; empty where there is none."""
 
     model: str
     sha256: str
     dimension: int
     max_tokens: int
+    server: str = ""
 
 
 class Embedder(Protocol):

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from semievol.algorithm.types import Message
 from semievol.common import errors
+from semievol.common.artifacts import blob_path
 from semievol.common.runspec import RunSpec
 from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.ports import CollectionInfo
+from semievol.retrieval.backends.fake import FakeVectorIndex
 
 from tests.fake_suite import Suite, colour_script, fake_suite, write_colours
 
@@ -229,6 +232,74 @@ def test_what_a_deleted_run_alone_needed_is_collected_and_nothing_else(suite: Su
         named = next(one for one in suite.client.list_models().models if one.name == alias.model)
         assert (Path(named.directory) / "adapter_model.safetensors").is_file()
         assert suite.artifacts.resolve(named.uri, field="uri")
+
+
+def collections_of(suite: Suite) -> set[str]:
+    return {name for name in suite.index._collections if name.startswith("labeled_")}
+
+
+def other_rows(suite: Suite) -> RunSpec:
+    """A run over labeled rows of its own."""
+    file = write_colours(suite.home, "others", True)
+    return suite.with_data(suite.spec(name="other"), labeled=file)
+
+
+def test_a_collection_is_dropped_with_the_last_step_whose_vectors_it_holds(suite: Suite) -> None:
+    kept = suite.run(suite.spec(theta=30))["run"]
+    (shared,) = collections_of(suite)
+    sharing = suite.run(suite.spec(theta=40, train={"references": 1}))["run"]  # another index step, the same vectors
+    gone = suite.run(other_rows(suite))["run"]
+    (own,) = collections_of(suite) - {shared}
+    suite.client.delete_run(gone)
+    suite.client.delete_run(sharing)
+    assert list(suite.client.collect_garbage(dry_run=True).collections) == [own]
+    assert collections_of(suite) == {shared, own}
+    collected = suite.client.collect_garbage(dry_run=False)
+    assert list(collected.collections) == [own]
+    assert list(collected.notes) == []
+    assert collections_of(suite) == {shared}
+    suite.client.delete_run(kept)
+    assert list(suite.client.collect_garbage(dry_run=False).collections) == [shared]
+    assert collections_of(suite) == set()
+
+
+class Leaving(FakeVectorIndex):
+    """A test double of a vector store that goes away."""
+
+    away = False
+
+    def describe(self, name: str) -> CollectionInfo:
+        if self.away:
+            raise errors.Unavailable("The vector store has gone.")
+        return super().describe(name)
+
+
+def test_collections_of_a_vector_store_that_is_away_are_named_and_the_rest_is_collected(tmp_path: Path) -> None:
+    index = Leaving()
+    with fake_suite(tmp_path, index=index) as suite:
+        suite.client.delete_run(suite.run(suite.spec())["run"])
+        (name,) = [one for one in index._collections if one.startswith("labeled_")]
+        index.away = True
+        collected = suite.client.collect_garbage(dry_run=False)
+        assert collected.object_count > 0
+        assert list(collected.collections) == []
+        (note,) = collected.notes
+        assert name in note
+        assert "The vector store has gone." in note
+
+
+def test_steps_behind_a_missing_blob_are_kept_and_told(suite: Suite) -> None:
+    """What intake made is gone, so the plan ends there; the run's record still names the other steps."""
+    run = suite.run(suite.spec())
+    manifests = [suite.artifacts.manifest_at(info.path) for info in suite.artifacts.store.list("steps/")]
+    intake = next(one for one in manifests if one and one.contract.startswith("intake/"))
+    suite.artifacts.store.delete(blob_path(intake.file("labeled.jsonl").sha256))
+    collected = suite.client.collect_garbage(dry_run=False)
+    (note,) = collected.notes
+    assert f"step 0/intake of run {run['run']} made is missing" in note
+    again = suite.run(suite.spec())
+    assert again["error"] == ""
+    assert set(run["seconds"]) - set(again["reused"]) == {"0/intake"}
 
 
 def test_nothing_is_collected_where_a_damaged_record_says_no_longer_what_its_run_needs(suite: Suite) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,18 @@ def test_runs_that_share_a_server_and_a_collection_do_not_hurt_each_other(
         found = list(pool.map(run, [index, other, index, other]))
     other.close()
     assert found == [exact] * 4
+
+
+def test_a_diagnosis_names_the_servers_version_or_that_of_milvus_lite(
+    tmp_path: Path, index: MilvusIndex, milvus_server: MilvusServer
+) -> None:
+    """The server of the package milvus calls itself 2.3.5-lite."""
+    lite = MilvusIndex(connect(str(tmp_path / "milvus.db")))
+    for one, named in ((index, f"Milvus 2.3.5-lite at {milvus_server.uri}: "), (lite, f"Milvus Lite {version('milvus-lite')}: ")):
+        with fake_suite(tmp_path / named[:8], index=one) as suite:
+            found = {finding.name: finding.message for finding in suite.client.diagnose().findings}
+        assert found["retrieval"].startswith(named)
+    lite.close()
 
 
 def test_the_room_says_within_seconds_that_its_server_died_and_that_it_is_back(milvus_server: MilvusServer) -> None:

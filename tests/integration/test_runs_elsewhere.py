@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from semievol.algorithm.types import Message
 from semievol.common import errors
-from semievol.common.keys import derive_seed
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.embedding.backends.fake import FakeEmbedder
 from semievol.embedding.backends.tei import TeiEmbedder
@@ -20,16 +18,9 @@ from semievol.generation.backends.openai import OpenAIEngine
 from semievol.generation.backends.split import SplitEngine
 from semievol.generation.core import Engine
 
-from tests.fake_suite import COLOURS, Suite, fake_suite, write_colours
+from tests.fake_suite import Suite, fake_suite, knowing_script, write_colours
 from tests.servers.openai_api import OpenAIDouble
 from tests.servers.tei import TeiDouble
-
-
-def knowing_script(model: str, messages: Sequence[Message], seed: int) -> str:
-    """A base model that knows its colours, but for one question in five, another one for each seed."""
-    question = messages[-1].content.rpartition("Question: ")[2].splitlines()[0]
-    right = next((number for number, colour in enumerate(COLOURS) if colour in question), 0)
-    return f"Answer: {'ABC'[(right + (derive_seed(question, seed) % 5 == 0)) % 3]}"
 
 
 @contextmanager
@@ -94,6 +85,13 @@ def test_what_an_endpoint_alone_cannot_do_is_refused_before_any_work(tmp_path: P
         with pytest.raises(errors.InvalidInput, match=r"Set in_weight: false, entropy_source: generated, data\.test empty"):
             suite.client.submit(spec)
         assert suite.client.list_runs() == []
+
+
+def test_a_diagnosis_names_the_embedding_servers_version_and_what_the_endpoint_serves(tmp_path: Path) -> None:
+    with suite_elsewhere(tmp_path, split=True) as (suite, tei, _):
+        found = {one.name: one.message for one in suite.client.diagnose().findings}
+    assert f"{tei.url} (text-embeddings-inference 1.9.3), " in found["embedding"]
+    assert "which serves fake" in found["generation"]
 
 
 def test_a_run_outlives_servers_that_go_away_for_a_moment(tmp_path: Path) -> None:

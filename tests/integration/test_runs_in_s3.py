@@ -76,6 +76,15 @@ def test_a_run_in_s3_makes_the_artifacts_of_one_on_a_disk_byte_for_byte(
         assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize(("server", "product"), [("minio_server", "MinIO"), ("seaweedfs_server", "SeaweedFS")])
+def test_a_diagnosis_names_the_s3_server(tmp_path: Path, request: pytest.FixtureRequest, server: str, product: str) -> None:
+    s3: S3Server = request.getfixturevalue(server)
+    with fake_suite(tmp_path, store=s3.uri(s3.bucket, uuid.uuid4().hex)) as suite:
+        found = {one.name: one.message for one in suite.client.diagnose().findings}
+    assert found["store"].startswith(product)
+    assert f" at {s3.endpoint}: " in found["store"]
+
+
 def test_a_restarted_product_finds_its_run_and_its_models_in_s3(tmp_path: Path, place: str) -> None:
     with fake_suite(tmp_path / "one", store=place) as suite:
         first = suite.run(suite.spec())
@@ -157,6 +166,25 @@ def test_a_step_that_cannot_reach_the_store_says_so_and_is_tried_again(
         assert "Cannot write blobs/" in failed[0].error
         assert "503" in failed[0].error
         assert manifests(suite.artifacts.store) == on_disk
+
+
+def test_a_run_whose_every_tenth_request_goes_wrong_makes_the_same_artifacts(tmp_path: Path, shaky: tuple[str, Proxy]) -> None:
+    """A busy server, a connection that breaks before or after the work, an answer that is cut, in turn."""
+    store, proxy = shaky
+    one_shard = {"shard_rows": 64}  # each fault costs a pause
+    with fake_suite(tmp_path / "disk") as suite:
+        assert suite.run(suite.spec(**one_shard))["error"] == ""
+        calm = manifests(suite.artifacts.store)
+    with fake_suite(tmp_path / "s3", store=store) as suite:
+        proxy.requests.clear()
+        proxy.fail_every(10, "busy", "reset", "lost", "cut")
+        run = suite.run(suite.spec(**one_shard))
+        requests, faults = len(proxy.requests), proxy.faults
+        proxy.calm()
+        assert run["error"] == ""
+        assert manifests(suite.artifacts.store) == calm
+    assert requests // 10 - 1 <= faults <= requests // 10
+    assert faults > 20
 
 
 def test_the_controller_does_not_start_on_a_bucket_that_is_not_there_or_that_it_may_not_write(

@@ -4,17 +4,20 @@ One that is not installed or does not come up fails the tests that need it; it n
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Becomes the command, and is killed when its parent ends, however that ends (PR_SET_PDEATHSIG of linux/prctl.h). Not a preexec_fn: a fork of
+# a process in which gRPC works, without an exec at once, may abort.
+_DIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+_DYING_WITH_THE_TESTS = (sys.executable, "-ISc", _DIE)
 _LOG_TAIL = 2000  # characters
 _STOP_S, _KILL_S = 3.0, 20.0  # what they keep is thrown away: no need to wait for a tidy end
 
@@ -41,14 +44,13 @@ class Server:
         """Returns when it serves."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                [*_DYING_WITH_THE_TESTS, *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 cwd=self._log.parent,
                 start_new_session=True,  # Ctrl-C is for the tests, which then end it
-                preexec_fn=_die_with_the_tests,
             )
         end = time.monotonic() + self._timeout_s
         while not self._is_ready():
@@ -85,10 +87,6 @@ class Server:
 
     def _tail(self) -> str:
         return self._log.read_text(errors="replace")[-_LOG_TAIL:]
-
-
-def _die_with_the_tests() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -161,14 +161,30 @@ def _members(group: int) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="session")
-def milvus_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    server = MilvusServer(tmp_path_factory.mktemp("milvus-server"))
+_of_this_process: list[MilvusServer] = []  # at most one: a machine takes no second
+
+
+@contextmanager
+def milvus_in(directory: Path) -> Iterator[MilvusServer]:
+    """The server of this process, at work: the one that is there, else one over `directory` that is gone afterwards."""
+    if _of_this_process:
+        _of_this_process[0].ensure_running()
+        yield _of_this_process[0]
+        return
+    server = MilvusServer(directory)
+    _of_this_process.append(server)
     try:
         server.start()
         yield server
     finally:
+        _of_this_process.remove(server)
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def milvus_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    with milvus_in(tmp_path_factory.mktemp("milvus-server")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import socket
 import struct
 import threading
@@ -36,6 +37,8 @@ class Proxy:
         self._target = address
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
+        self._every = 0
+        self._cycle: Iterator[Fault] = iter(())
         self.requests: list[str] = []  # "GET /bucket/path?query"
         self.faults = 0
 
@@ -43,10 +46,16 @@ class Proxy:
         with self._lock:
             self._rules.append(Rule(fault, method, part, times))
 
+    def fail_every(self, nth: int, *faults: Fault) -> None:
+        """From now on every nth request goes wrong, by these faults in turn."""
+        with self._lock:
+            self._every, self._cycle = nth, itertools.cycle(faults)
+
     def calm(self) -> None:
         """Nothing goes wrong from now on."""
         with self._lock:
             self._rules.clear()
+            self._every = 0
 
     def seen(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -56,6 +65,9 @@ class Proxy:
                     rule.times -= 1
                     self.faults += 1
                     return rule.fault
+            if self._every and len(self.requests) % self._every == 0:
+                self.faults += 1
+                return next(self._cycle)
         return None
 
     def forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> http.client.HTTPResponse:

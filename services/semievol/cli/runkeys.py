@@ -34,7 +34,11 @@ EXAMPLES: dict[str, str] = {
 
 KEYS = (
     Key("name", "Name of the run, and of the alias that its best model gets.", values="letters, digits, `-`, `_`, `.`; 1 to 63"),
-    Key("model", "Base model.", values="a directory (relative to this file), `bundled:NAME` or a hub id"),
+    Key(
+        "model",
+        "Base model.",
+        values="a directory (relative to this file), `bundled:NAME` or a hub id (`OWNER/NAME`, `OWNER/NAME@REVISION`)",
+    ),
     Key(
         "embedding",
         "Embedding model for the references.",
@@ -43,7 +47,7 @@ KEYS = (
     Key(
         "data.labeled",
         "Rows with answers (CSV, JSONL or Parquet: question, options, answer; id and category if you like; or chats: messages, or prompt and completion).",
-        values="a file, relative to this file; or a dataset: a directory (`DIR`, `DIR:SPLIT`) or `hub:OWNER/NAME:SPLIT`",
+        values="a file, relative to this file; or a dataset: a directory (`DIR`, `DIR:SPLIT`) or `hub:OWNER/NAME:SPLIT`, `hub:OWNER/NAME@REVISION:SPLIT`",
     ),
     Key(
         "data.unlabeled",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import semievol
 from semievol.cli import failures, output
-from semievol.cli.checks import FAIL, OK, WARN, Check
 from semievol.cli.connect import live_suite
 from semievol.cli.options import Target
 from semievol.client.controller import ControllerClient
 from semievol.common import errors
+from semievol.common.findings import FAIL, OK, WARN, Finding
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.embedded import SERVICES, Embedded, EmbeddedSettings
 
@@ -36,7 +36,7 @@ class Wanted:
     milvus: str = ""
 
 
-def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Check]:
+def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Finding]:
     """A finding for every part; what cannot be started or reached is one, too."""
     if target.address:
         yield from _diagnosed(target.address, train=train)
@@ -48,13 +48,13 @@ def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Check]:
     serving = f"running in process {record['pid']} with {record['model']} and {record['embedding']}"
     others = [one for key in _SERVED if (one := getattr(wanted, key)) not in ("", record.get(key, one))]
     if others:
-        yield Check("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
+        yield Finding("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
     else:
-        yield Check("services", OK, serving)
+        yield Finding("services", OK, serving)
     yield from _diagnosed(record["addresses"]["controller"], train=train)
 
 
-def _diagnosed(address: str, *, train: bool) -> Iterator[Check]:
+def _diagnosed(address: str, *, train: bool) -> Iterator[Finding]:
     try:
         with ControllerClient(address) as client:
             answer = client.diagnose(train=train)
@@ -63,12 +63,12 @@ def _diagnosed(address: str, *, train: bool) -> Iterator[Check]:
         return
     if answer.version != semievol.__version__:
         differ = f"the services are semievol {answer.version}, this command is {semievol.__version__}"
-        yield Check("suite", WARN, differ, "install the same version")
+        yield Finding("suite", WARN, differ, "install the same version")
     for one in answer.findings:
-        yield Check(one.name, _STATUS.get(one.status, FAIL), one.message, one.advice, one.seconds, one.exit_code)
+        yield Finding(one.name, _STATUS.get(one.status, FAIL), one.message, one.advice, one.seconds, one.exit_code)
 
 
-def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Check]:
+def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Finding]:
     """Services in this process. The one that does not start is named, and the controller tried without it."""
     default = EmbeddedSettings(home=home)
     settings = EmbeddedSettings(
@@ -91,16 +91,18 @@ def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Check]:
     try:
         with embedded:
             took = time.monotonic() - started
-            yield Check("services", OK, f"start with {settings.model} and {settings.embedding}", seconds=took)
+            yield Finding("services", OK, f"start with {settings.model} and {settings.embedding}", seconds=took)
             yield from _diagnosed(embedded.addresses["controller"], train=train)
     except Exception as error:
         yield from _not_started(settings, embedded, failures.known(error), time.monotonic() - started)
 
 
-def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.SemiEvolError, seconds: float) -> Iterator[Check]:
+def _not_started(
+    settings: EmbeddedSettings, embedded: Embedded, error: errors.SemiEvolError, seconds: float
+) -> Iterator[Finding]:
     begun = [name for name in SERVICES if name in embedded.addresses]
     for name in begun:
-        yield Check(name, OK, "starts")
+        yield Finding(name, OK, "starts")
     if not begun and (isinstance(error, errors.Busy) or _of_the_store(error)):  # before any of them
         yield _failed("services" if isinstance(error, errors.Busy) else "store", error, seconds)
         return
@@ -110,7 +112,7 @@ def _not_started(settings: EmbeddedSettings, embedded: Embedded, error: errors.S
         if name == "generation":
             yield _generation_alone(settings)
         elif name != "controller":
-            yield Check(name, WARN, "not tried", f"mend {culprit} first")
+            yield Finding(name, WARN, "not tried", f"mend {culprit} first")
     if culprit != "controller":
         yield from _controller_alone(settings)
 
@@ -121,17 +123,17 @@ def _of_the_store(error: errors.SemiEvolError) -> bool:
     return error.field == "store" or any(Path(frame.filename).parent.name == "stores" for frame in frames)
 
 
-def _generation_alone(settings: EmbeddedSettings) -> Check:
+def _generation_alone(settings: EmbeddedSettings) -> Finding:
     """Needs no other service, and its model is what most often is at fault."""
     started = time.monotonic()
     try:
         with Embedded(settings, only="generation"):
-            return Check("generation", OK, f"starts with {settings.model}", seconds=time.monotonic() - started)
+            return Finding("generation", OK, f"starts with {settings.model}", seconds=time.monotonic() - started)
     except Exception as error:
         return _failed("generation", failures.known(error), time.monotonic() - started)
 
 
-def _controller_alone(settings: EmbeddedSettings) -> Iterator[Check]:
+def _controller_alone(settings: EmbeddedSettings) -> Iterator[Finding]:
     """Runs and the store can be looked at without the others."""
     try:
         with Embedded(settings, only="controller") as alone:
@@ -142,6 +144,6 @@ def _controller_alone(settings: EmbeddedSettings) -> Iterator[Check]:
         yield _failed("controller", failures.known(error), 0.0)
 
 
-def _failed(name: str, error: errors.SemiEvolError, seconds: float) -> Check:
+def _failed(name: str, error: errors.SemiEvolError, seconds: float) -> Finding:
     message = " ".join(error.message.split())
-    return Check(name, FAIL, message, failures.next_step(error), seconds, error.exit_code)
+    return Finding(name, FAIL, message, failures.next_step(error), seconds, error.exit_code)

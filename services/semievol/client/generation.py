@@ -75,8 +75,14 @@ class GenerationClient:
         return _paged([wire.score_item(one) for one in requests], send, MAX_PAGE_ROWS)
 
     def models(self) -> list[ModelInfo]:
+        return [wire.model_info(one) for one in self._list_models().models]
+
+    def server(self) -> str:
+        return self._list_models().server
+
+    def _list_models(self) -> pb.ListModelsResponse:
         response: pb.ListModelsResponse = self._caller.unary(self._stub.ListModels, pb.ListModelsRequest())
-        return [wire.model_info(one) for one in response.models]
+        return response
 
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
         request = pb.LoadAdapterRequest(name=name, uri=uri)

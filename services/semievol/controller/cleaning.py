@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from semievol.common import errors, uploads
-from semievol.common.artifacts import Artifacts, Look, blob_path, parse_uri
+import numpy as np
+
+from semievol.common import errors, uploads, work
+from semievol.common.artifacts import Artifacts, Look, Manifest, blob_path, parse_uri
 from semievol.common.registry import Model, Registry
 from semievol.common.trained_models import ENDPOINT_MODEL, PEFT_CONFIG
-from semievol.controller.plan import StepPlan
-from semievol.controller.runs import RunRecord
-from semievol.ports import ObjectInfo
+from semievol.controller.plan import StepPlan, StepState
+from semievol.controller.runs import Event, RunRecord
+from semievol.ports import ObjectInfo, VectorIndex
+from semievol.steps import collections
+from semievol.steps.records import row_from_record
 
 
 def forget_from(artifacts: Artifacts, run_id: str, steps: list[StepPlan], label: str) -> None:
@@ -41,20 +48,85 @@ def unregister_models(registry: Registry, run_id: str) -> list[str]:
     return [model.name for model in gone]
 
 
-def garbage(artifacts: Artifacts, runs: list[RunRecord], models: list[Model]) -> list[ObjectInfo]:
-    """Objects of steps and uploads that neither a run nor a registered model needs. Manifests come first: what is left stays whole."""
-    store = artifacts.store
+@dataclass(frozen=True)
+class Garbage:
+    """What can go. `objects`: manifests come first, so that what is left stays whole. `collections`: names under which the vectors of steps
+    among them may be in the vector store. `notes`: what whoever deletes should know."""
+
+    objects: list[ObjectInfo] = field(default_factory=list)
+    collections: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def garbage(artifacts: Artifacts, runs: list[RunRecord], events_of: Callable[[str], list[Event]], models: list[Model]) -> Garbage:
+    """Objects of steps and uploads that neither a run nor a registered model needs, and what the vector store holds of them."""
+    store, found = artifacts.store, Garbage()
     keys = {parse_uri(model.uri, field="uri")[0] for model in models}
     needed = {path for run in runs for uri in _uploads(run) if (path := uploads.blob_of(uri))}
     for run in runs:
-        keys |= {step.work.key for step in run.plan(Look(artifacts, verify=False)) if step.work}
-    found = []
+        planned, hidden, note = _steps_of(artifacts, run, events_of(run.id))
+        keys |= planned | hidden
+        found.notes.extend([note] if note else [])
+    indexes: list[Manifest] = []
     for info in [*store.list("steps/"), *store.list("training/")]:
+        manifest = artifacts.manifest_at(info.path)
         if info.path.split("/")[1] not in keys:
-            found.append(info)
-        elif manifest := artifacts.manifest_at(info.path):
+            found.objects.append(info)
+            indexes += [manifest] if manifest and manifest.contract.startswith("index/") else []
+        elif manifest:
             needed |= {blob_path(file.sha256) for file in manifest.files}
-    return found + [info for info in store.list("blobs/") if info.path not in needed]
+    found.objects.extend(info for info in store.list("blobs/") if info.path not in needed)
+    for index in indexes:
+        _name_collections(artifacts, index, needed, found)
+    return found
+
+
+def _steps_of(artifacts: Artifacts, run: RunRecord, events: list[Event]) -> tuple[set[str], set[str], str]:
+    """(keys of the steps that are planned, keys that only the run's record knows, a note about those). A plan ends at a step whose output is
+    missing: what was made from it can be told from the record alone."""
+    steps = [(step.label, step.state, step.work.key) for step in run.plan(Look(artifacts, verify=False)) if step.work]
+    planned = {key for _, _, key in steps}
+    recorded = {event["key"] for event in events if event["type"] in ("step_succeeded", "step_reused")}
+    lost = [label for label, state, key in steps if state is not StepState.DONE and key in recorded]
+    hidden = recorded - planned if lost else set()
+    if not hidden:
+        return planned, set(), ""
+    note = (
+        f"What step {', '.join(lost)} of run {run.id} made is missing; the {len(hidden)} steps behind it are kept, as the run's record has them. "
+        "The run file, run again, makes it anew."
+    )
+    return planned, hidden, note
+
+
+def _name_collections(artifacts: Artifacts, index: Manifest, needed: set[str], found: Garbage) -> None:
+    """Adds what the vector store may hold of an index step, unless a step that stays has the same vectors."""
+    try:
+        file = index.file("vectors.npy")
+        if blob_path(file.sha256) in needed:
+            return
+        todo = work.load(artifacts.store, index.key)
+        lines = (record for entry in todo.inputs["rows"] for record in artifacts.read_json_lines(entry.file))
+        rows = sorted((row_from_record(record) for record in lines), key=lambda row: row.id)
+        vectors = np.load(io.BytesIO(artifacts.read(file)), allow_pickle=False)
+        found.collections.extend(collections.names(rows, vectors))
+    except errors.SemiEvolError as error:
+        found.notes.append(
+            f"Which collection held the vectors of step {index.key[:12]} cannot be told: {error.message} It stays, if it is there."
+        )
+
+
+def drop_collections(index: VectorIndex, names: list[str], *, dry_run: bool) -> list[str]:
+    """Those of these names that are there; dropped, unless somebody only asks. Raises Unavailable."""
+    there = []
+    for name in names:
+        try:
+            index.describe(name)
+        except (errors.NotFound, errors.AlreadyExists):  # not there, or not ours
+            continue
+        if not dry_run:
+            index.drop(name)
+        there.append(name)
+    return there
 
 
 def stray_directories(models_directory: Path, models: list[Model]) -> list[Path]:

@@ -13,11 +13,12 @@ from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Look
+from semievol.common.findings import Finding
 from semievol.common.registry import FULL_WEIGHT, Alias, Model
 from semievol.common.runspec import RunSpec
 from semievol.controller.additions import check_rows, next_iteration
-from semievol.controller.cleaning import forget_from, garbage, stray_directories, unregister_models
-from semievol.controller.diagnosis import Finding, Parts, diagnose
+from semievol.controller.cleaning import drop_collections, forget_from, garbage, stray_directories, unregister_models
+from semievol.controller.diagnosis import Parts, diagnose
 from semievol.controller.exporting import ExportedRow, exported_iteration, pages
 from semievol.controller.forecast import Forecast, Forecaster
 from semievol.controller.inspection import Inspector
@@ -57,6 +58,16 @@ class RunView:
     error_class: str = ""
     result: Mapping[str, Any] | None = None
     last_start_number: int = 0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Garbage that was deleted, or would be: objects and files, their bytes, collections of the vector store; `notes`: what is odd."""
+
+    object_count: int
+    size_bytes: int
+    collections: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Controller:
@@ -145,12 +156,18 @@ class Controller:
         self._world.runs.delete(record.id)
         return record.id, gone
 
-    def collect_garbage(self, *, dry_run: bool) -> tuple[int, int]:
-        """(objects and files, bytes) that were deleted, or would be. Raises Conflict (a run is at work), Corrupt (a run's record, so
-        that nobody knows what it needs)."""
+    def collect_garbage(self, *, dry_run: bool) -> Collected:
+        """What was deleted, or would be. Raises Conflict (a run is at work), Corrupt (a run's record, so that nobody knows what it needs)."""
         self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
         models = self._world.registry.models()
-        found = garbage(self._world.artifacts, self._world.runs.all(strict=True), models)
+        rubbish = garbage(self._world.artifacts, self._world.runs.all(strict=True), self._world.runs.events, models)
+        found, dropped, notes = rubbish.objects, [], list(rubbish.notes)
+        try:  # first: once the steps are gone nobody knows the names
+            if rubbish.collections:
+                dropped = drop_collections(self._parts.index(), rubbish.collections, dry_run=dry_run)
+        except errors.SemiEvolError as error:
+            names = ", ".join(rubbish.collections)
+            notes.append(f"These collections stay, if they are in the vector store: {names}. {error.message}")
         stray = stray_directories(self._models_directory, models) if self._models_directory else []
         files = [file for directory in stray for file in directory.rglob("*") if file.is_file()]
         size = sum(info.size for info in found) + sum(file.stat().st_size for file in files)
@@ -160,7 +177,7 @@ class Controller:
             for directory in stray:
                 shutil.rmtree(directory)
             self._world.artifacts.distrust()
-        return len(found) + len(files), size
+        return Collected(len(found) + len(files), size, tuple(dropped), tuple(notes))
 
     def _refuse_while_at_work(self, why: str) -> None:
         busy = [record.id for record in self._world.runs.all() if self._driver(record.id)]

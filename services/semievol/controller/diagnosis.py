@@ -15,6 +15,7 @@ from typing import Protocol
 from semievol.algorithm.types import Answer, Candidate, Message, Row, Task
 from semievol.common import errors
 from semievol.common.artifacts import Artifacts, Manifest, uri
+from semievol.common.findings import FAIL, OK, WARN, Finding
 from semievol.common.keys import canonical_json, content_key
 from semievol.common.stores.probe import probe
 from semievol.controller.resolve import endpoint_of
@@ -26,6 +27,7 @@ from semievol.ports import (
     Cancel,
     CollectionSpec,
     Embedder,
+    Fronted,
     Judge,
     JudgeRequest,
     Prompt,
@@ -46,18 +48,6 @@ _POLL_S = 0.2
 _TASK = Task()
 _ROW = Row("trial", "Which colour is the sky on a clear day?", ("blue", "green"))
 _ASKED = (Message("user", "Which colour is the sky on a clear day? Reply with one word."),)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """How a part is. `status`: ok, warning or failed; `exit_code` (semievol.common.errors) stands for a failure, else 0."""
-
-    name: str
-    status: str
-    message: str
-    advice: str = ""
-    seconds: float = 0.0
-    exit_code: int = 0
 
 
 class Engine(Models, AdapterHost, Protocol):
@@ -113,13 +103,13 @@ def diagnose(parts: Parts, *, train: bool, cancel: Cancel, limit_s: float = _PAR
 
 def _tried(name: str, trial: Callable[[Cancel], str], limit_s: float, cancel: Cancel) -> Finding:
     """On a thread of its own: a part that hangs is a finding, too."""
-    stop, result = threading.Event(), Finding(name, "failed", "")
+    stop, result = threading.Event(), Finding(name, FAIL, "")
     started = time.monotonic()
 
     def run() -> None:
         nonlocal result
         try:
-            result = Finding(name, "ok", trial(stop))
+            result = Finding(name, OK, trial(stop))
         except errors.SemiEvolError as error:
             result = failed(name, error)
         except Exception:
@@ -140,8 +130,8 @@ def failed(name: str, error: errors.SemiEvolError) -> Finding:
     """A part that can be done without, or is not to be tried, is a warning."""
     dispensable = name in ("scoring", "training") and isinstance(error, errors.NotSupported)
     if dispensable:
-        return Finding(name, "warning", error.message, _ADVICE[name])
-    return Finding(name, "failed", error.message, _ADVICE.get(name, ""), exit_code=error.exit_code)
+        return Finding(name, WARN, error.message, _ADVICE[name])
+    return Finding(name, FAIL, error.message, _ADVICE.get(name, ""), exit_code=error.exit_code)
 
 
 def _runs(runs: RunStore) -> str:
@@ -151,7 +141,7 @@ def _runs(runs: RunStore) -> str:
 
 def _store(artifacts: Artifacts) -> str:
     probe(artifacts.store)
-    return "writes, reads, deletes; of racing writers one wins"
+    return f"{_server(artifacts.store)}writes, reads, deletes; of racing writers one wins"
 
 
 def _embed(embedder: Embedder, stop: Cancel) -> str:
@@ -161,7 +151,8 @@ def _embed(embedder: Embedder, stop: Cancel) -> str:
     if abs(norm - 1) > 1e-2:
         raise errors.Conflict(f"{info.model} gives vectors of length {norm:.3f}, not 1; references would be the wrong ones.")
     limit = f", {info.max_tokens} tokens at most" if info.max_tokens else ""
-    return f"{info.model}, {info.dimension} dimensions{limit}"
+    server = f" ({info.server})" if info.server else ""
+    return f"{info.model}{server}, {info.dimension} dimensions{limit}"
 
 
 def _search(index: VectorIndex) -> str:
@@ -174,7 +165,13 @@ def _search(index: VectorIndex) -> str:
         index.drop(name)
     if best.id != "near":
         raise errors.Conflict("A search over two vectors found the one that is farther away.")
-    return "makes a collection, finds the nearest of two vectors in it, drops it"
+    return f"{_server(index)}makes a collection, finds the nearest of two vectors in it, drops it"
+
+
+def _server(part: object) -> str:
+    """`Milvus 2.3.5 at http://milvus:19530: `"""
+    said = part.server() if isinstance(part, Fronted) else ""
+    return f"{said}: " if said else ""
 
 
 def _generate(engine: Engine, stop: Cancel) -> str:
@@ -182,7 +179,9 @@ def _generate(engine: Engine, stop: Cancel) -> str:
     (reply,) = engine.generate(BASE_MODEL, [Prompt("trial", _ASKED)], Sampling(max_tokens=8), cancel=stop)
     limit = f", {base.max_model_tokens} tokens at most" if base.max_model_tokens else ""
     written = len(reply.completions[0].tokens)
-    return f"{base.base} on {base.engine or 'an unknown engine'}{limit}; {reply.prompt_tokens} tokens read, {written} written"
+    said = engine.server() if isinstance(engine, Fronted) else ""
+    where = f"{base.engine or 'an unknown engine'}{f', which {said}' if said else ''}"
+    return f"{base.base} on {where}{limit}; {reply.prompt_tokens} tokens read, {written} written"
 
 
 def _score(engine: Engine, stop: Cancel) -> str:

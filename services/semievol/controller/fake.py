@@ -175,6 +175,8 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         self.added: list[str] = []
         self.retried: list[str] = []  # `from_step` of each retry
         self.garbage = 3  # objects
+        self.collections: list[str] = []  # that go with them
+        self.garbage_notes: list[str] = []
 
         self.version = semievol.__version__
         self.findings = [pb.Finding(name="store", status=pb.FINDING_STATUS_OK, message="works", seconds=0.1)]
@@ -250,7 +252,12 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         return pb.DeleteRunResponse(run=run.id, models=["demo-warm-def456"])
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
-        found = pb.CollectGarbageResponse(object_count=self.garbage, size_bytes=1024 * self.garbage)
+        found = pb.CollectGarbageResponse(
+            object_count=self.garbage,
+            size_bytes=1024 * self.garbage,
+            collections=self.collections,
+            notes=self.garbage_notes,
+        )
         self.garbage = self.garbage if request.dry_run else 0
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from semievol.algorithm.types import Answer, Candidate, NoAnswer
-from semievol.controller.diagnosis import Finding
+from semievol.common.findings import FAIL, OK, WARN, Finding
 from semievol.controller.estimate import StepForecast
 from semievol.controller.forecast import Forecast
 from semievol.controller.inspection import Explanation, SelectionPreviews, sampled_entropy, shown_response
@@ -117,9 +117,9 @@ def _candidate(candidate: Candidate) -> pb.ExplainedCandidate:
 
 
 _STATUSES = {
-    "ok": pb.FINDING_STATUS_OK,
-    "warning": pb.FINDING_STATUS_WARNING,
-    "failed": pb.FINDING_STATUS_FAILED,
+    OK: pb.FINDING_STATUS_OK,
+    WARN: pb.FINDING_STATUS_WARNING,
+    FAIL: pb.FINDING_STATUS_FAILED,
 }
 
 

@@ -21,9 +21,9 @@ ROLES = {"warm": "warm", "evolve": "evolved"}  # step -> role
 def register_models(
     artifacts: Artifacts, registry: Registry, run: RunRecord, steps: list[StepPlan], iteration: int
 ) -> list[Model]:
-    """Registers the iteration's models; returns those that are new."""
+    """Registers the iteration's models and returns them."""
     grids: dict[int, tuple[float, ...]] = {}  # by the iteration that selected: each is read once
-    new = []
+    registered = []
     for model in models_of(artifacts, run, steps):
         if model.iteration != iteration:
             continue
@@ -31,9 +31,9 @@ def register_models(
         if learned_from not in grids:
             grids[learned_from] = _selected_entropies(artifacts, steps, learned_from)
         model = replace(model, selected_entropies=grids[learned_from])
-        if registry.register(model):
-            new.append(model)
-    return new
+        registry.register(model)
+        registered.append(model)
+    return registered
 
 
 def _selected_entropies(artifacts: Artifacts, steps: list[StepPlan], iteration: int) -> tuple[float, ...]:

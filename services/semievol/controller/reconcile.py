@@ -33,7 +33,6 @@ _FINAL_CODES = {
     errors.NotAllowed.exit_code,
     errors.Conflict.exit_code,
 }
-_BACKOFF_S = 1.0  # before the second attempt; doubles
 _PATIENCE, _MOST_PATIENCE = 1.2, 8  # from one look at the jobs to the next, while nothing begins or ends
 ShardId = tuple[str, int | None]  # (step label, shard) where attempts are counted, (content key, shard) where work is
 
@@ -51,6 +50,7 @@ class Surroundings:
     addresses: Mapping[str, str]
     parallelism: int
     max_attempts: int
+    backoff_s: float
     poll_s: float
     base: Callable[[], ModelInfo]  # the generation service's, for the engines that it has started
 
@@ -99,6 +99,7 @@ class RunDriver:
         self._retry_at: dict[ShardId, float] = {}
         self._saved: set[str] = set()  # keys whose work is in the store
         self._announced: set[str] = set()
+        self._registered: set[str] = set()  # models that the run's record names, by earlier controllers too
         self._started_here: set[str] = set()
         self._stop = threading.Event()
         self._cancelled = False
@@ -167,6 +168,7 @@ class RunDriver:
                 self._attempts[step_label(event), event["shard"] if event["shard"] >= 0 else None] += 1
         self._first_attempts = Counter(self._attempts)
         self._engines_before = self._engines()
+        self._registered = {event["model"] for event in events if event["type"] == "model_registered"}
         self._record({"type": "run_started", "resumed": any(event["type"] == "run_started" for event in events)})
 
     def _advance(self) -> bool:
@@ -202,7 +204,9 @@ class RunDriver:
         if step.work.kind == "report":
             steps = self.run.plan(self._look)
             for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
-                self._record({"type": "model_registered", "model": model.name})
+                if model.name not in self._registered:  # whether or not the registry knew it: its record comes first
+                    self._record({"type": "model_registered", "model": model.name})
+                    self._registered.add(model.name)
 
     # -------------------------------------------------------------- jobs
 
@@ -282,7 +286,7 @@ class RunDriver:
         if not retry:
             raise _error_of(code)(f"Step {job.step.label} failed: {message or 'the job ended without a word.'}")
         assert job.step.work is not None
-        self._retry_at[job.step.work.key, job.shard] = time.monotonic() + _BACKOFF_S * 2 ** (tried - 1)
+        self._retry_at[job.step.work.key, job.shard] = time.monotonic() + self._world.backoff_s * 2 ** (tried - 1)
 
     def _look_at_progress(self, job: ActiveJob) -> None:
         lines = job.training.progress() if job.training else self._new_progress(job)

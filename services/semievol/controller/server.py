@@ -62,6 +62,7 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         addresses=addresses,
         parallelism=settings.parallelism,
         max_attempts=settings.max_attempts,
+        backoff_s=settings.backoff_s,
         poll_s=settings.poll_s,
         base=lambda: services.generation.models()[0],
     )

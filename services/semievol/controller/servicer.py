@@ -84,8 +84,10 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         return pb.DeleteRunResponse(run=run_id, models=models)
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
-        count, size = await self._workers.run(self._core.collect_garbage, dry_run=request.dry_run)
-        return pb.CollectGarbageResponse(object_count=count, size_bytes=size)
+        found = await self._workers.run(self._core.collect_garbage, dry_run=request.dry_run)
+        return pb.CollectGarbageResponse(
+            object_count=found.object_count, size_bytes=found.size_bytes, collections=found.collections, notes=found.notes
+        )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         return await self._workers.run(self._list_models)

@@ -44,6 +44,9 @@ class ControllerSettings(BaseSettings):
     max_attempts: int = Field(3, ge=1, le=100)
     """Attempts per shard where trying again can help (a backend down, a job killed)."""
 
+    backoff_s: float = Field(1.0, ge=0, le=60)
+    """Seconds before the second attempt; doubles with each one."""
+
     poll_s: float = Field(0.1, gt=0)
     """Seconds between two looks at the jobs, up to eight times as many while nothing begins or ends. A missed change costs one interval."""
 

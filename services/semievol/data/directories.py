@@ -26,16 +26,19 @@ _HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download may take as long as 
 _ENDINGS = (*FORMATS, ".json", ".ndjson", ".tsv", ".arrow", ".gz", ".zst")
 
 
-def download(name: str) -> Path:
-    """The directory of a hub dataset's files, downloaded if need be; without an answer of the hub, what its cache has. Raises NotFound,
-    Unavailable, NotSupported."""
+def download(name: str, revision: str = "") -> Path:
+    """The directory of a hub dataset's files, downloaded if need be; without an answer of the hub, what its cache has. `revision`: a commit,
+    a tag or a branch; empty for the newest. Raises NotFound, Unavailable, NotSupported."""
     try:
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
     except ImportError as error:
         raise _no_library() from error
     try:
-        commit = HfApi().dataset_info(name, timeout=_HUB_TIMEOUT_S).sha  # ends within seconds, which a download need not
+        # ends within seconds, which a download need not
+        commit = HfApi().dataset_info(name, revision=revision or None, timeout=_HUB_TIMEOUT_S).sha
+    except RevisionNotFoundError as error:
+        raise errors.NotFound(f"The hub's dataset {name} has no revision {revision}.", field="data") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise errors.NotFound(f"The hub has no dataset {name} (or not for you).", field="data") from error
     except Exception:  # no answer, in the words of whichever HTTP client the library has
@@ -43,12 +46,17 @@ def download(name: str) -> Path:
     patterns = ["README.md", *(f"*{ending}" for ending in _ENDINGS)]
     try:
         found = snapshot_download(
-            name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_files_only=commit is None
+            name,
+            repo_type="dataset",
+            revision=commit or revision or None,
+            allow_patterns=patterns,
+            local_files_only=commit is None,
         )
     except Exception as error:
+        pinned = f" --revision {revision}" if revision else ""
         raise errors.Unavailable(
-            f"The hub cannot be reached to download the dataset {name}; download it elsewhere "
-            f"(hf download --repo-type dataset {name} --local-dir DIR) and give the directory.",
+            f"The hub cannot be reached to download the dataset {name}{f' at {revision}' if revision else ''}; download it elsewhere "
+            f"(hf download --repo-type dataset {name}{pinned} --local-dir DIR) and give the directory.",
             field="data",
         ) from error
     return Path(found)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from semievol.common import errors
 from semievol.common.errors import BadRow
 from semievol.data import arrow
-from semievol.data.tables import Record, Table, too_long
+from semievol.data.tables import UNREADABLE, Record, Table, too_long
 
 MAX_ROW_BYTES = 4 * 1024 * 1024  # some hundred pages of text: beyond any context window
 
@@ -116,7 +116,9 @@ def _json_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[Rec
             except ValueError as error:
                 yield BadRow(name, line.number, f"not valid JSON: {_json_reason(error)}")
             else:
-                if isinstance(value, dict):
+                if isinstance(value, dict) and value.keys() == {UNREADABLE}:
+                    yield BadRow(name, line.number, str(value[UNREADABLE]))
+                elif isinstance(value, dict):
                     yield Record(line.number, value)
                 else:
                     yield BadRow(name, line.number, f"a JSON object is expected, this is {_json_type(value)}")

@@ -8,6 +8,9 @@ from typing import Any
 
 from semievol.common.errors import BadRow
 
+# The only key of a JSON line that stands for a row of a dataset that could not be read; its value says why.
+UNREADABLE = "semievol:unreadable"
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -28,8 +28,9 @@ def info_response(info: EmbedderInfo, max_batch_count: int) -> pb.GetInfoRespons
         dimension=info.dimension,
         max_input_tokens=info.max_tokens,
         max_batch_count=max_batch_count,
+        server=info.server,
     )
 
 
 def embedder_info(response: pb.GetInfoResponse) -> EmbedderInfo:
-    return EmbedderInfo(response.model, response.model_sha256, response.dimension, response.max_input_tokens)
+    return EmbedderInfo(response.model, response.model_sha256, response.dimension, response.max_input_tokens, response.server)

@@ -10,6 +10,7 @@ from semievol.common.limits import MAX_PAGE_ROWS
 from semievol.generation import core, wire
 from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
+from semievol.ports import Fronted
 
 
 class GenerationServicer(pb_grpc.GenerationServiceServicer):
@@ -39,7 +40,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         return pb.ScoreResponse(results=map(wire.score_message, scores), model=wire.identity(model))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=map(wire.identity, self._engine.models()))
+        server = self._engine.server() if isinstance(self._engine, Fronted) else ""
+        return pb.ListModelsResponse(models=map(wire.identity, self._engine.models()), server=server)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.LoadAdapterResponse:
         model = await self._workers.run(self._engine.load_adapter, request.name, request.uri)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from semievol.common.grpc_server import Context, Workers
-from semievol.ports import VectorIndex
+from semievol.ports import Fronted, VectorIndex
 from semievol.retrieval import core, wire
 from semievol.retrieval.v1 import retrieval_service_pb2 as pb
 from semievol.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
@@ -37,3 +37,6 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
     async def Drop(self, request: pb.DropRequest, context: Context) -> pb.DropResponse:
         await self._workers.run(self._index.drop, request.collection)
         return pb.DropResponse()
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
+        return pb.GetInfoResponse(server=await self._workers.run(self._index.server) if isinstance(self._index, Fronted) else "")

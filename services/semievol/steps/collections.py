@@ -3,7 +3,7 @@ whenever it is not what it should be.
 
 A collection's name is its content, so runs share it. They do so without hurting each other: rows are only ever written, never
 dropped, since whoever completes a collection writes the very same ones. One that cannot be made right by that (foreign rows,
-another dimension) is left to itself and another name taken. What no run needs stays until somebody drops it.
+another dimension) is left to itself and another name taken. What no run needs is dropped with the step that made it (`semievol gc`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def name(rows: Sequence[Row], vectors: FloatMatrix, number: int = 0) -> str:
     """Of the collection that holds these rows; `number` counts the names that were spoilt."""
     digest = sha256_hex(vectors.tobytes() + "\n".join(row.id for row in rows).encode())
     return f"labeled_{digest[:32]}" + (f"_{number}" if number else "")
+
+
+def names(rows: Sequence[Row], vectors: FloatMatrix) -> list[str]:
+    """All that a collection of these rows may have."""
+    return [name(rows, vectors, number) for number in range(_NAMES)]
 
 
 class Library:

@@ -248,7 +248,9 @@ def test_data_add_uploads_the_files_and_says_which_iteration_takes_them(
     assert invoke("data", "add", "demo", more.parent / "none.csv", "--home", running_home).exit_code == 64
 
 
-def test_deleting_asks_and_needs_yes_without_a_terminal(invoke: Invoke, running_home: Path, run_file: Path) -> None:
+def test_deleting_asks_and_needs_yes_without_a_terminal(
+    invoke: Invoke, running_home: Path, run_file: Path, served: Served
+) -> None:
     run = submitted(invoke, running_home, run_file)
     assert run in invoke("runs", "list", "--home", running_home).stdout
     for command in (("runs", "delete", "demo"), ("gc",)):
@@ -260,9 +262,15 @@ def test_deleting_asks_and_needs_yes_without_a_terminal(invoke: Invoke, running_
     )
     assert invoke("runs", "delete", "demo", "--yes", "--home", running_home).exit_code == 64
     assert invoke("gc", "--dry-run", "--home", running_home).stdout == "Would delete 3 objects, 3.0 KiB\n"
+    served.servicer.collections, served.servicer.garbage_notes = ["labeled_ab"], ["Something is missing."]
+    shown = invoke("gc", "--dry-run", "--home", running_home)
+    assert shown.stdout == "Would delete 3 objects, 3.0 KiB, 1 collection\n  collection labeled_ab\n"
+    assert "Something is missing." in shown.stderr
     assert json.loads(invoke("gc", "--yes", "--home", running_home, "--json").stdout) == {
         "objects": 3,
         "bytes": 3072,
+        "collections": ["labeled_ab"],
+        "notes": ["Something is missing."],
         "deleted": True,
     }
 

@@ -13,7 +13,8 @@ import pytest
 from click.testing import Result
 from filelock import FileLock
 from semievol.cli import checks
-from semievol.cli.checks import FAIL, OK, WARN, Check, worst
+from semievol.cli.checks import worst
+from semievol.common.findings import FAIL, OK, WARN, Finding
 from semievol.controller.v1 import controller_service_pb2 as pb
 
 from tests.unit.cli.conftest import Served
@@ -41,7 +42,7 @@ def test_the_machine_alone_is_checked_without_starting_anything(invoke: Invoke, 
         "gpu",
     }
     assert named <= set(found)
-    assert result.exit_code == worst([Check(**check) for check in json.loads(result.stdout)["checks"]])
+    assert result.exit_code == worst([Finding(**check) for check in json.loads(result.stdout)["checks"]])
     assert list(home.iterdir()) == []  # what was tried is gone
 
 
@@ -148,10 +149,10 @@ def test_a_package_of_another_version_is_named_with_the_one_that_is_needed() -> 
 
 
 def test_the_worst_failure_decides_and_a_warning_is_none() -> None:
-    def failing(*codes: int) -> list[Check]:
-        return [Check("", FAIL, "", exit_code=code) for code in codes]
+    def failing(*codes: int) -> list[Finding]:
+        return [Finding("", FAIL, "", exit_code=code) for code in codes]
 
-    assert worst([Check("", OK, ""), Check("", WARN, "")]) == 0
+    assert worst([Finding("", OK, ""), Finding("", WARN, "")]) == 0
     assert worst(failing(69, 77, 74)) == 77
     assert worst(failing(69, 74)) == 74
     assert worst(failing(64, 69)) == 69

@@ -43,16 +43,12 @@ def test_a_key_comes_from_the_variable_or_from_the_file_that_it_names(monkeypatc
     assert found.get_secret_value() == "from the variable"
 
 
-@pytest.mark.parametrize(
-    ("content", "error"), [(None, errors.NotFound), (" \n", errors.InvalidInput), ("a\nb", errors.InvalidInput)]
-)
-def test_a_key_file_that_holds_no_key_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, error: type[Exception]
-) -> None:
+@pytest.mark.parametrize("content", [None, " \n", "a\nb"])
+def test_a_key_file_that_holds_no_key_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "key").write_text(content)
     monkeypatch.setenv("SEMIEVOL_TEST_KEY_FILE", str(tmp_path / "key"))
-    with pytest.raises(error, match="SEMIEVOL_TEST_KEY"):
+    with pytest.raises(errors.InvalidInput, match="SEMIEVOL_TEST_KEY"):
         secret("SEMIEVOL_TEST_KEY")
 
 

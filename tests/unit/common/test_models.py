@@ -72,8 +72,25 @@ def test_an_empty_reference_is_refused(tmp_path: Path) -> None:
 def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(errors.Unavailable, match="give its directory"):
-        resolve_model("nobody/no-such-model", tmp_path)
+    for reference in ("nobody/no-such-model", "nobody/no-such-model@v1.0"):
+        with pytest.raises(errors.Unavailable, match="give its directory"):
+            resolve_model(reference, tmp_path)
+
+
+def test_a_revision_of_a_hub_model_is_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commits in the cache of the hub's client: one has the branch, the other a tag."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, newer, older = tmp_path / "models--owner--name", "1" * 40, "0" * 40
+    for commit in (newer, older):
+        _directory(repository / "snapshots" / commit)
+        (repository / "snapshots" / commit / "config.json").write_text(json.dumps({"commit": commit}))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(newer)
+    (repository / "refs" / "v1.0").write_text(older)
+    found = {at: resolve_model(f"owner/name{at}", tmp_path).directory.name for at in ("", "@v1.0", f"@{older}")}
+    assert found == {"": newer, "@v1.0": older, f"@{older}": older}
 
 
 def test_a_damaged_cache_is_made_again_and_racers_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,6 +248,21 @@ def test_class_labels_of_a_single_parquet_file_are_read_by_name_and_minus_one_is
     assert data.answers == {}
 
 
+def test_a_row_of_a_dataset_that_cannot_be_read_is_a_bad_row_of_the_uploaded_file_too(tmp_path: Path) -> None:
+    """Row 3 has a cell too many, row 4 an answer that is empty; the file that is uploaded keeps rows on their lines."""
+    directory = write(tmp_path / "set", train__csv="question,answer\np,a\nq,b\nr,c,d\ns,\n" + "t,e\n" * 20)
+    here = load(directory, TEXT, Role.LABELED, on_bad="quarantine")
+    uploaded = as_file(str(directory), tmp_path, MAX_ROW_BYTES)
+    there = load(uploaded, TEXT, Role.LABELED, on_bad="quarantine")
+    assert [(bad.line, bad.reason) for bad in there.bad] == [
+        (3, "train.csv:4: the row has 3 cells, the header 2"),
+        (4, "the answer is empty"),
+    ]
+    assert len(here.bad) == len(there.bad)
+    assert there.rows == here.rows
+    assert str(tmp_path) not in uploaded.read_text()
+
+
 @pytest.mark.parametrize("hub", ["no network", "offline mode", "a hub that never answers"])
 def test_a_hub_dataset_that_cannot_be_reached_says_what_to_do_within_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: str
@@ -268,7 +283,7 @@ def test_a_hub_dataset_that_cannot_be_reached_says_what_to_do_within_seconds(
         assert time.monotonic() - started < 30
 
 
-@pytest.mark.parametrize("reference", ["hub:name", "hub:", "hub:a/b/c", "hub:a/b:", "hub:../x"])
+@pytest.mark.parametrize("reference", ["hub:name", "hub:", "hub:a/b/c", "hub:a/b:", "hub:../x", "hub:a/b@", "hub:a/b:s@v"])
 def test_a_hub_reference_that_is_none_is_refused(reference: str) -> None:
     assert "write hub:owner/name" in refused(reference).message
 
@@ -287,3 +302,21 @@ def test_a_hub_dataset_in_the_cache_is_read_without_the_network(monkeypatch: pyt
     data = load("hub:owner/name", TEXT, Role.LABELED)
     assert answers(data) == ["a"]
     assert as_file("hub:owner/name:train", tmp_path, MAX_ROW_BYTES).name == "owner-name-train.jsonl"
+
+
+def test_a_revision_of_a_hub_dataset_is_that_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two commits in the cache: one has the branch, the other a tag."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, newer, older = tmp_path / "datasets--owner--name", "1" * 40, "0" * 40
+    write(repository / "refs", main=newer)
+    (repository / "refs" / "v1.0").write_text(older)
+    for commit, answer in ((newer, "new"), (older, "old")):
+        write(repository / "snapshots" / commit, train__csv=f"question,answer\nq,{answer}\n")
+    found = {at: answers(load(f"hub:owner/name{at}:train", TEXT, Role.LABELED)) for at in ("", "@v1.0", f"@{older}")}
+    assert found == {"": ["new"], "@v1.0": ["old"], f"@{older}": ["old"]}
+    assert as_file("hub:owner/name@v1.0:train", tmp_path, MAX_ROW_BYTES).name == "owner-name-v1.0-train.jsonl"
+    with pytest.raises(errors.Unavailable, match=r"dataset owner/name at v2; .* --revision v2 --local-dir"):
+        load("hub:owner/name@v2", TEXT, Role.LABELED)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from semievol.common import errors
-from semievol.ports import CollectionSpec, VectorRecord
+from semievol.ports import CollectionSpec, Hit, VectorQuery, VectorRecord
+from semievol.retrieval.backends import milvus
 from semievol.retrieval.backends.milvus import MilvusIndex
 from semievol.retrieval.backends.milvus_connection import Connection, connect
 
@@ -106,6 +107,21 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path, vector_fiel
     connection.client.create_collection("foreign", dimension=4, vector_field_name=vector_field)
     with pytest.raises(errors.AlreadyExists, match="not made by this service"):
         index.create(CollectionSpec("foreign", 4))
+    index.close()
+
+
+def test_a_collection_that_an_earlier_version_made_with_the_metric_cosine_is_searched_as_such(tmp_path: Path) -> None:
+    """0.6 * 0.6 + 0.8 * 0.8 = 1, and 0.6 beside it; written by the client, as `MilvusIndex` wrote them then."""
+    connection = connect(str(tmp_path / "v.db"))
+    schema, _ = milvus._schema(connection.client, CollectionSpec("old", 2))
+    indexes = connection.client.prepare_index_params()
+    indexes.add_index("vector", index_type="FLAT", index_name="vector", metric_type="COSINE")
+    connection.client.create_collection("old", schema=schema, index_params=indexes, consistency_level="Strong")
+    index = MilvusIndex(connection)
+    index.create(CollectionSpec("old", 2))
+    index.upsert("old", [VectorRecord("a", [1.0, 0.0]), VectorRecord("b", [0.6, 0.8])])
+    (hits,) = index.search("old", [VectorQuery(vector=[0.6, 0.8])], 2)
+    assert hits == [Hit("b", 1.0), Hit("a", 0.6)]
     index.close()
 
 

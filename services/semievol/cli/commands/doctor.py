@@ -13,7 +13,7 @@ from semievol.cli import output
 from semievol.cli.options import Target, json_option, milvus_option, target_options
 
 if TYPE_CHECKING:
-    from semievol.cli.checks import Check
+    from semievol.common.findings import Finding
 
 
 @click.command(short_help="Check this machine and every service.")
@@ -36,7 +36,8 @@ def doctor(run_file: Path | None, train: bool, local: bool, target: Target, milv
     finding: ok, warning or failed, what was found, what to do. Exit code 0 unless something failed, then that of the worst: 77 not
     allowed, 74 disk or store, 69 a part is missing or down.
     """
-    from semievol.cli.checks import FAIL, WARN, worst
+    from semievol.cli.checks import worst
+    from semievol.common.findings import FAIL, WARN
 
     found = []
     for check in _checks(run_file, target, milvus, train=train, local=local):
@@ -53,9 +54,10 @@ def doctor(run_file: Path | None, train: bool, local: bool, target: Target, milv
         sys.exit(worst(found))
 
 
-def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, local: bool) -> Iterator[Check]:
+def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, local: bool) -> Iterator[Finding]:
     """As they come: starting a model takes its time."""
     from semievol.cli import checks
+    from semievol.common.findings import FAIL, WARN, Finding
 
     spec = None
     if run_file is not None:
@@ -68,8 +70,8 @@ def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, 
         yield check
     if local:
         return
-    if any(check.name == "home" and check.status == checks.FAIL for check in seen):
-        yield checks.Check("services", checks.WARN, "not tried", "mend the home first")
+    if any(check.name == "home" and check.status == FAIL for check in seen):
+        yield Finding("services", WARN, "not tried", "mend the home first")
         return
     from semievol.cli.servicechecks import Wanted, services
 
@@ -78,7 +80,7 @@ def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, 
     yield from services(target, Wanted(**models, store=target.store, milvus=milvus), train=train)
 
 
-def _line(check: Check) -> str:
+def _line(check: Finding) -> str:
     time = f" ({output.duration(check.seconds)})" if check.seconds >= 0.05 else ""
     advice = f"; {check.advice}" if check.advice else ""
     return f"{check.status:<7}  {check.name}: {check.message}{time}{advice}"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from semievol.cli import output
 from semievol.cli.options import Target, json_option, target_options
+
+if TYPE_CHECKING:
+    from semievol.controller.v1 import controller_service_pb2 as pb
 
 
 @click.group(short_help="List and delete runs.")
@@ -48,18 +53,33 @@ def delete(run: str, yes: bool, target: Target, as_json: bool) -> None:
 @target_options
 @json_option
 def gc(dry_run: bool, yes: bool, target: Target, as_json: bool) -> None:
-    """Delete steps, uploads and other objects that no run and no model needs: what deleted runs and changed run files left behind."""
+    """Delete steps, uploads and other objects that no run and no model needs: what deleted runs and changed run files left behind.
+
+    Collections of the vector store that held vectors of such steps alone are dropped, too.
+    """
     from semievol.cli.connect import controller
 
-    with controller(target, exclusive=True) as connection:
+    with controller(target, exclusive=True, vectors=True) as connection:
         found = connection.client.collect_garbage(dry_run=True)
+        for note in found.notes:
+            output.note(note)
         if found.object_count and not dry_run:
-            output.confirm(f"Delete {found.object_count} objects, {_size(found.size_bytes)}?", "Collecting garbage", yes=yes)
+            output.confirm(f"Delete {_garbage(found)}?", "Collecting garbage", yes=yes)
             found = connection.client.collect_garbage(dry_run=False)
     if as_json:
-        output.json_line({"objects": found.object_count, "bytes": found.size_bytes, "deleted": not dry_run})
-    else:
-        output.data(f"{'Would delete' if dry_run else 'Deleted'} {found.object_count} objects, {_size(found.size_bytes)}")
+        counted = {"objects": found.object_count, "bytes": found.size_bytes}
+        output.json_line({**counted, "collections": list(found.collections), "notes": list(found.notes), "deleted": not dry_run})
+        return
+    output.data(f"{'Would delete' if dry_run else 'Deleted'} {_garbage(found)}")
+    for name in found.collections:
+        output.data(f"  collection {name}")
+
+
+def _garbage(found: pb.CollectGarbageResponse) -> str:
+    """`3 objects, 3.0 KiB, 1 collection`"""
+    count = len(found.collections)
+    more = f", {count} collection{'' if count == 1 else 's'}" if count else ""
+    return f"{found.object_count} objects, {_size(found.size_bytes)}{more}"
 
 
 @click.command(short_help="Give a run more unlabeled rows.")

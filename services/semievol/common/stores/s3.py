@@ -85,6 +85,10 @@ class S3Store:
         name = self._name(path)
         self._bucket.call(f"delete {path}", lambda: self._bucket.delete(name))
 
+    def server(self) -> str:
+        """What its answers say of it, as `MinIO`, and where it is."""
+        return self._bucket.call("ask the server's name", self._bucket.server)
+
     @property
     def _root(self) -> str:
         return f"{self._bucket.location.prefix}/" if self._bucket.location.prefix else ""

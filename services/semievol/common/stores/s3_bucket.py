@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from xml.etree.ElementTree import ParseError
@@ -25,6 +24,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3.exceptions import HTTPError, SSLError
 
 from semievol.common import errors
+from semievol.common.endpoints import secret
 
 T = TypeVar("T")
 
@@ -107,12 +107,10 @@ class _SuiteCredentials(Provider):
     """Read anew for every request, since mounted secrets change: the environment, files that it names, the shared credentials file."""
 
     def retrieve(self) -> Credentials:
-        """Raises NotAllowed."""
-        key, secret, token = (
-            _secret_file(f"AWS_{name}_FILE") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
-        )
-        if key and secret:
-            return Credentials(key, secret, token or None)
+        """Raises NotAllowed (there are none), InvalidInput (a file that is named cannot be used)."""
+        key, hidden, token = (secret(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"))
+        if key and hidden:
+            return Credentials(key.get_secret_value(), hidden.get_secret_value(), token.get_secret_value() if token else None)
         for provider in (EnvAWSProvider, AWSConfigProvider):
             try:
                 return provider().retrieve()
@@ -122,14 +120,6 @@ class _SuiteCredentials(Provider):
             "There are no credentials for the S3 store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or these names with _FILE, "
             "for files that hold them), or make a shared credentials file (~/.aws/credentials)."
         )
-
-
-def _secret_file(variable: str) -> str:
-    path = os.environ.get(variable)
-    try:
-        return Path(path).read_text().strip() if path else ""
-    except OSError as error:
-        raise errors.NotAllowed(f"The file that {variable} names cannot be read: {error.strerror}.") from error
 
 
 class Bucket:
@@ -190,6 +180,11 @@ class Bucket:
         """The first LIST_PAGE objects whose names begin with `prefix` and come after `after`, in order."""
         found = self._client.list_objects(self.location.bucket, prefix=prefix, recursive=True, start_after=after or None)
         return list(itertools.islice(found, LIST_PAGE))
+
+    def server(self) -> str:
+        """The `Server` of its answers, which most give, and the address."""
+        product = self._client._execute("HEAD", self.location.bucket).headers.get("server", "an S3 server without a name")
+        return f"{product} at {self.location.endpoint}"
 
     def delete(self, name: str) -> None:
         self._client.remove_object(self.location.bucket, name)

@@ -1688,19 +1688,31 @@ class CollectGarbageResponse(_message.Message):
 
     OBJECT_COUNT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     object_count: _builtins.int
     """Objects in the artifact store, and files of laid-out models."""
     size_bytes: _builtins.int
     """Their bytes."""
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Collections of the vector store that held vectors of these steps and of no other; they are caches."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is odd, in sentences: steps that are kept because what they were made from is missing, collections that could not be dropped."""
+
     def __init__(
         self,
         *,
         object_count: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        collections: _abc.Iterable[_builtins.str] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_count", b"object_count", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "notes", b"notes", "object_count", b"object_count", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

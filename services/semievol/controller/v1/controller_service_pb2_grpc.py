@@ -225,7 +225,8 @@ class ControllerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CollectGarbage(self, request, context):
-        """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION.
+        """Deletes what no run and no model needs, collections of the vector store too. While a run is at work: FAILED_PRECONDITION. A vector
+        store that is away is no error but a note.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

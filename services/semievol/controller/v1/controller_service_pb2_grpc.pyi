@@ -65,7 +65,9 @@ class ControllerServiceStub:
     DeleteRun: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.DeleteRunRequest, _controller_service_pb2.DeleteRunResponse]
     """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION."""
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.CollectGarbageRequest, _controller_service_pb2.CollectGarbageResponse]
-    """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
+    """Deletes what no run and no model needs, collections of the vector store too. While a run is at work: FAILED_PRECONDITION. A vector
+    store that is away is no error but a note.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]
     """Models that runs have made, and aliases."""
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]
@@ -118,7 +120,9 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     DeleteRun: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.DeleteRunRequest, _controller_service_pb2.DeleteRunResponse]  # type: ignore[assignment]
     """Forgets a run and its models that no alias has pointed at. What it made stays until CollectGarbage. Unknown: NOT_FOUND. At work: FAILED_PRECONDITION."""
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.CollectGarbageRequest, _controller_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
-    """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
+    """Deletes what no run and no model needs, collections of the vector store too. While a run is at work: FAILED_PRECONDITION. A vector
+    store that is away is no error but a note.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ListModelsRequest, _controller_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Models that runs have made, and aliases."""
     PromoteModel: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.PromoteModelRequest, _controller_service_pb2.PromoteModelResponse]  # type: ignore[assignment]
@@ -246,7 +250,9 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.CollectGarbageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_controller_service_pb2.CollectGarbageResponse, _abc.Awaitable[_controller_service_pb2.CollectGarbageResponse]]:
-        """Deletes what no run and no model needs. While a run is at work: FAILED_PRECONDITION."""
+        """Deletes what no run and no model needs, collections of the vector store too. While a run is at work: FAILED_PRECONDITION. A vector
+        store that is away is no error but a note.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

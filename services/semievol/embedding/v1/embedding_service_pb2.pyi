@@ -164,6 +164,7 @@ class GetInfoResponse(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_BATCH_COUNT_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model as its owner named it."""
     model_sha256: _builtins.str
@@ -174,6 +175,8 @@ class GetInfoResponse(_message.Message):
     """Inputs longer than this are truncated, tokens. 0 if not known."""
     max_batch_count: _builtins.int
     """Most texts in one Embed call, > 0."""
+    server: _builtins.str
+    """Product and version of the server elsewhere that computes the vectors, for humans: `text-embeddings-inference 1.9.3`. Empty where there is none."""
     def __init__(
         self,
         *,
@@ -182,10 +185,11 @@ class GetInfoResponse(_message.Message):
         dimension: _builtins.int = ...,
         max_input_tokens: _builtins.int = ...,
         max_batch_count: _builtins.int = ...,
+        server: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "max_batch_count", b"max_batch_count", "max_input_tokens", b"max_input_tokens", "model", b"model", "model_sha256", b"model_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "max_batch_count", b"max_batch_count", "max_input_tokens", b"max_input_tokens", "model", b"model", "model_sha256", b"model_sha256", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,7 @@ class OpenAIEngine:
         self._limit_name = "max_tokens"
         self._tells_usage = True  # whether a stream is asked for its token counts
         self._knows_plain = True  # whether the server takes _PLAIN
+        self._offered = ""  # what it serves, in words
         self._base = self._look_up(self._client)
         self._tuned = TunedModels(artifacts, self._url, model)
         self._loading = threading.Lock()
@@ -231,6 +232,10 @@ class OpenAIEngine:
 
     # ------------------------------------------------------------ life
 
+    def server(self) -> str:
+        """The models that it listed last; the first ones of many."""
+        return f"serves {self._offered}"
+
     def check(self) -> None:
         """R12: raises Unavailable, DeadlineExceeded or NotFound where the endpoint no longer serves the model."""
         self._look_up(self._client.with_options(timeout=_CHECK_S, max_retries=0), _CHECK_S)
@@ -241,11 +246,11 @@ class OpenAIEngine:
 
     def _look_up(self, client: openai.OpenAI, timeout_s: float = 0.0) -> ModelInfo:
         served = self._listed_models(client, timeout_s)
+        more = ", ..." if len(served) > _LISTED_MODELS else ""
+        self._offered = (", ".join(list(served)[:_LISTED_MODELS]) or "nothing") + more
         if self._model not in served:
-            more = ", ..." if len(served) > _LISTED_MODELS else ""
-            names = ", ".join(list(served)[:_LISTED_MODELS]) or "nothing"
             raise errors.NotFound(
-                f"The endpoint at {self._url} does not serve {self._model}; it serves {names}{more}. `model` must be its name there.",
+                f"The endpoint at {self._url} does not serve {self._model}; it serves {self._offered}. `model` must be its name there.",
                 field="model",
             )
         found = served[self._model]

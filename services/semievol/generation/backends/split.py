@@ -51,6 +51,9 @@ class SplitEngine:
     def models(self) -> list[ModelInfo]:
         return [self._base, *(self._local.models()[1:] if self._local else ())]
 
+    def server(self) -> str:
+        return self._endpoint.server()
+
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
         check_name(name)
         return self._loaded().load_adapter(name, uri)

@@ -580,6 +580,9 @@ class ListModelsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """What the server elsewhere that answers offers, for humans: `serves llama-3, qwen-3`. Empty where models are in this service."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.ModelIdentity]:
         """"base" first, then adapters by name. From a router: "base", the registered models by name, then what each alias points at, `alias` set."""
@@ -588,10 +591,11 @@ class ListModelsResponse(_message.Message):
         self,
         *,
         models: _abc.Iterable[_chat_pb2.ModelIdentity] | None = ...,
+        server: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

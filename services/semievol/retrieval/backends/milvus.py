@@ -19,6 +19,9 @@ _ROWS_PER_CALL = 1000  # 1.5 MB at 384 dimensions; Milvus refuses messages over 
 _MAX_FETCH = 16_384  # Milvus' most hits for a query
 _HITS_PER_CALL = 200_000  # 20 MB where ids are short; a thousand queries that all tie would else ask for 16 million
 _BM25_SINCE = (2, 5)
+# Of unit vectors, as ours are, the inner product is the cosine, and cheaper: Milvus Lite normalises all rows anew for each search by COSINE.
+_METRIC = "IP"
+_METRICS = (_METRIC, "COSINE")  # the other one is of collections that an earlier version made
 _HNSW_BUILD = {"M": 16, "efConstruction": 200}  # Milvus' documented middle values
 _FLUSH_ROWS = 256  # Milvus Lite reads rows that are not flushed one by one: 4000 cost 0.5 s of every call, after a flush 4 ms
 _HNSW_EF = 128  # candidates looked at while searching; more is slower and nearer to exact
@@ -30,14 +33,14 @@ class MilvusIndex:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loaded: set[str] = set()  # collections that this process has asked Milvus to load
-        self._index_types: dict[str, IndexType] = {}  # asking is slow in Milvus Lite: it counts the rows
+        self._indexes: dict[str, tuple[IndexType, str]] = {}  # with metric; asking is slow in Milvus Lite: it counts the rows
         self._unflushed: Counter[str] = Counter()  # rows written since the last flush, Milvus Lite only
 
     def create(self, spec: CollectionSpec) -> None:
         core.check_spec(spec)
         if spec.text_search:
             self._check_text_search()
-        self._index_types.pop(spec.name, None)  # another process may have made it anew with another index
+        self._indexes.pop(spec.name, None)  # another process may have made it anew with another index
         existing = self._find(spec.name)
         if existing is None:
             self._create(spec)
@@ -60,6 +63,7 @@ class MilvusIndex:
         spec = self._spec(name)
         core.check_queries(spec, queries, limit)
         self._make_ready(name)
+        metric = self._indexes.get(name, (spec.index, _METRIC))[1]
         dense = [i for i, query in enumerate(queries) if query.vector is not None]
         lexical = [i for i, query in enumerate(queries) if query.text is not None]
         found: dict[int, list[Hit]] = {}
@@ -67,7 +71,7 @@ class MilvusIndex:
         def by_vector(rows: list[int], fetch: int) -> list[list[Hit]]:
             vectors = [core.query_vector(spec, queries[i], i) for i in rows]
             ef = {"ef": max(_HNSW_EF, 2 * fetch)} if spec.index is IndexType.HNSW else {}
-            return self._fetch(name, "vector", vectors, fetch, {"metric_type": "COSINE", "params": ef})
+            return self._fetch(name, "vector", vectors, fetch, {"metric_type": metric, "params": ef})
 
         def by_text(rows: list[int], fetch: int) -> list[list[Hit]]:
             return self._fetch(name, "sparse", [queries[i].text for i in rows], fetch, {"metric_type": "BM25", "params": {}})
@@ -87,6 +91,9 @@ class MilvusIndex:
         self._forget(name)
         self._connection.call("drop_collection", name)
 
+    def server(self) -> str:
+        return self._connection.server()
+
     def close(self) -> None:
         self._connection.close()
 
@@ -99,12 +106,12 @@ class MilvusIndex:
     def _find(self, name: str) -> CollectionSpec | None:
         """What the collection is. None: not there, or its maker died before the index (vectors are a cache: it is made anew)."""
         fields = self._fields(name)
-        index = fields and (self._index_types.get(name) or self._index_type(name))
+        index = fields and (self._indexes.get(name) or self._index(name))
         if fields is None or index is None:
             self._forget(name)
             return None
-        self._index_types[name] = index
-        return CollectionSpec(name, fields[0], index, fields[1])
+        self._indexes[name] = index
+        return CollectionSpec(name, fields[0], index[0], fields[1])
 
     def _fields(self, name: str) -> tuple[int, bool] | None:
         """(dimension, whether it has text search) of a collection, whatever its index; None where there is none."""
@@ -116,13 +123,14 @@ class MilvusIndex:
             raise _foreign(name)
         return int(fields["vector"]["params"]["dim"]), "sparse" in fields
 
-    def _index_type(self, name: str) -> IndexType | None:
+    def _index(self, name: str) -> tuple[IndexType, str] | None:
         if "vector" not in self._connection.call("list_indexes", name):
             return None
-        kind = self._connection.call("describe_index", name, index_name="vector")["index_type"].lower()
-        if kind not in set(IndexType):
+        described = self._connection.call("describe_index", name, index_name="vector")
+        kind, metric = described["index_type"].lower(), described["metric_type"].upper()
+        if kind not in set(IndexType) or metric not in _METRICS:
             raise _foreign(name)
-        return IndexType(kind)
+        return IndexType(kind), metric
 
     def _create(self, spec: CollectionSpec) -> None:
         """Makes the collection, or finishes one that a killed process left without its index. Others may be making the same one."""
@@ -154,7 +162,7 @@ class MilvusIndex:
 
     def _forget(self, name: str) -> None:
         self._loaded.discard(name)
-        self._index_types.pop(name, None)
+        self._indexes.pop(name, None)
         self._unflushed.pop(name, None)
 
     def _fetch(self, name: str, field: str, data: list[Any], limit: int, params: dict[str, Any]) -> list[list[Hit]]:
@@ -197,7 +205,8 @@ def _search_to_the_last_tie(
     found: dict[int, list[Hit]],
 ) -> None:
     """Fills `found` for these queries. Where more rows tie with the last hit than were fetched, fetches more, so that ids decide."""
-    count = min(limit + 2, _MAX_FETCH)  # one for the excluded row, one to see whether the last score differs
+    # One to see whether the last score differs, one for the excluded row. Milvus Lite reads all of a hit's row, its vector too.
+    count = min(limit + 1 + any(queries[i].exclude_id for i in rows), _MAX_FETCH)
     while rows:
         undecided = []
         per_call = max(1, _HITS_PER_CALL // count)
@@ -219,7 +228,7 @@ def _schema(client: Any, spec: CollectionSpec) -> tuple[Any, Any]:
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dimension)
     indexes = client.prepare_index_params()
     build = _HNSW_BUILD if spec.index is IndexType.HNSW else {}
-    indexes.add_index("vector", index_type=spec.index.upper(), index_name="vector", metric_type="COSINE", params=build)
+    indexes.add_index("vector", index_type=spec.index.upper(), index_name="vector", metric_type=_METRIC, params=build)
     if spec.text_search:
         schema.add_field("text", DataType.VARCHAR, max_length=core.MAX_TEXT_BYTES, enable_analyzer=True)
         schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import logging
 import random
@@ -67,6 +68,12 @@ class Connection:
     def server_version(self) -> str:
         """As the server writes it, without the v: `2.3.5`."""
         return str(self.call("get_server_version")).removeprefix("v")
+
+    def server(self) -> str:
+        """Product and version, and a server's address. Raises Unavailable."""
+        if self.lite_path is not None:
+            return f"Milvus Lite {importlib.metadata.version('milvus-lite')}"
+        return f"Milvus {self.server_version()} at {self.where}"
 
     def close(self) -> None:
         self.client.close()

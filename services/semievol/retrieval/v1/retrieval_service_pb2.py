@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-semievol/retrieval/v1/retrieval_service.proto\x12\x15semievol.retrieval.v1\"x\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x34\n\nindex_type\x18\x03 \x01(\x0e\x32 .semievol.retrieval.v1.IndexType\x12\x13\n\x0btext_search\x18\x04 \x01(\x08\"P\n\x17\x43reateCollectionRequest\x12\x35\n\ncollection\x18\x01 \x01(\x0b\x32!.semievol.retrieval.v1.Collection\"\x1a\n\x18\x43reateCollectionResponse\"S\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x07records\x18\x02 \x03(\x0b\x32\x1d.semievol.retrieval.v1.Record\"2\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\"(\n\x0eUpsertResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x03\"a\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x07queries\x18\x02 \x03(\x0b\x32\x1c.semievol.retrieval.v1.Query\x12\r\n\x05limit\x18\x03 \x01(\x05\"C\n\x05Query\x12\x10\n\x06vector\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\nexclude_id\x18\x03 \x01(\tB\x04\n\x02\x62y\">\n\x0eSearchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.semievol.retrieval.v1.Hits\"0\n\x04Hits\x12(\n\x04hits\x18\x01 \x03(\x0b\x32\x1a.semievol.retrieval.v1.Hit\" \n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"%\n\x0f\x44\x65scribeRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\\\n\x10\x44\x65scribeResponse\x12\x35\n\ncollection\x18\x01 \x01(\x0b\x32!.semievol.retrieval.v1.Collection\x12\x11\n\trow_count\x18\x02 \x01(\x03\"!\n\x0b\x44ropRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x0e\n\x0c\x44ropResponse*Q\n\tIndexType\x12\x1a\n\x16INDEX_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINDEX_TYPE_FLAT\x10\x01\x12\x13\n\x0fINDEX_TYPE_HNSW\x10\x02\x32\xe5\x03\n\x10RetrievalService\x12s\n\x10\x43reateCollection\x12..semievol.retrieval.v1.CreateCollectionRequest\x1a/.semievol.retrieval.v1.CreateCollectionResponse\x12W\n\x06Upsert\x12$.semievol.retrieval.v1.UpsertRequest\x1a%.semievol.retrieval.v1.UpsertResponse(\x01\x12U\n\x06Search\x12$.semievol.retrieval.v1.SearchRequest\x1a%.semievol.retrieval.v1.SearchResponse\x12[\n\x08\x44\x65scribe\x12&.semievol.retrieval.v1.DescribeRequest\x1a\'.semievol.retrieval.v1.DescribeResponse\x12O\n\x04\x44rop\x12\".semievol.retrieval.v1.DropRequest\x1a#.semievol.retrieval.v1.DropResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-semievol/retrieval/v1/retrieval_service.proto\x12\x15semievol.retrieval.v1\"x\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x34\n\nindex_type\x18\x03 \x01(\x0e\x32 .semievol.retrieval.v1.IndexType\x12\x13\n\x0btext_search\x18\x04 \x01(\x08\"P\n\x17\x43reateCollectionRequest\x12\x35\n\ncollection\x18\x01 \x01(\x0b\x32!.semievol.retrieval.v1.Collection\"\x1a\n\x18\x43reateCollectionResponse\"S\n\rUpsertRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x07records\x18\x02 \x03(\x0b\x32\x1d.semievol.retrieval.v1.Record\"2\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\"(\n\x0eUpsertResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x03\"a\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x07queries\x18\x02 \x03(\x0b\x32\x1c.semievol.retrieval.v1.Query\x12\r\n\x05limit\x18\x03 \x01(\x05\"C\n\x05Query\x12\x10\n\x06vector\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\nexclude_id\x18\x03 \x01(\tB\x04\n\x02\x62y\">\n\x0eSearchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.semievol.retrieval.v1.Hits\"0\n\x04Hits\x12(\n\x04hits\x18\x01 \x03(\x0b\x32\x1a.semievol.retrieval.v1.Hit\" \n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"%\n\x0f\x44\x65scribeRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\\\n\x10\x44\x65scribeResponse\x12\x35\n\ncollection\x18\x01 \x01(\x0b\x32!.semievol.retrieval.v1.Collection\x12\x11\n\trow_count\x18\x02 \x01(\x03\"!\n\x0b\x44ropRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x0e\n\x0c\x44ropResponse\"\x10\n\x0eGetInfoRequest\"!\n\x0fGetInfoResponse\x12\x0e\n\x06server\x18\x01 \x01(\t*Q\n\tIndexType\x12\x1a\n\x16INDEX_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINDEX_TYPE_FLAT\x10\x01\x12\x13\n\x0fINDEX_TYPE_HNSW\x10\x02\x32\xbf\x04\n\x10RetrievalService\x12s\n\x10\x43reateCollection\x12..semievol.retrieval.v1.CreateCollectionRequest\x1a/.semievol.retrieval.v1.CreateCollectionResponse\x12W\n\x06Upsert\x12$.semievol.retrieval.v1.UpsertRequest\x1a%.semievol.retrieval.v1.UpsertResponse(\x01\x12U\n\x06Search\x12$.semievol.retrieval.v1.SearchRequest\x1a%.semievol.retrieval.v1.SearchResponse\x12[\n\x08\x44\x65scribe\x12&.semievol.retrieval.v1.DescribeRequest\x1a\'.semievol.retrieval.v1.DescribeResponse\x12O\n\x04\x44rop\x12\".semievol.retrieval.v1.DropRequest\x1a#.semievol.retrieval.v1.DropResponse\x12X\n\x07GetInfo\x12%.semievol.retrieval.v1.GetInfoRequest\x1a&.semievol.retrieval.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.retrieval.v1.retrieval_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INDEXTYPE']._serialized_start=983
-  _globals['_INDEXTYPE']._serialized_end=1064
+  _globals['_INDEXTYPE']._serialized_start=1036
+  _globals['_INDEXTYPE']._serialized_end=1117
   _globals['_COLLECTION']._serialized_start=72
   _globals['_COLLECTION']._serialized_end=192
   _globals['_CREATECOLLECTIONREQUEST']._serialized_start=194
@@ -63,6 +63,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DROPREQUEST']._serialized_end=965
   _globals['_DROPRESPONSE']._serialized_start=967
   _globals['_DROPRESPONSE']._serialized_end=981
-  _globals['_RETRIEVALSERVICE']._serialized_start=1067
-  _globals['_RETRIEVALSERVICE']._serialized_end=1552
+  _globals['_GETINFOREQUEST']._serialized_start=983
+  _globals['_GETINFOREQUEST']._serialized_end=999
+  _globals['_GETINFORESPONSE']._serialized_start=1001
+  _globals['_GETINFORESPONSE']._serialized_end=1034
+  _globals['_RETRIEVALSERVICE']._serialized_start=1120
+  _globals['_RETRIEVALSERVICE']._serialized_end=1695
 # @@protoc_insertion_point(module_scope)

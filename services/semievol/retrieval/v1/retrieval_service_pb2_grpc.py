@@ -60,6 +60,11 @@ class RetrievalServiceStub:
                 request_serializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropRequest.SerializeToString,
                 response_deserializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropResponse.FromString,
                 _registered_method=True)
+        self.GetInfo = channel.unary_unary(
+                '/semievol.retrieval.v1.RetrievalService/GetInfo',
+                request_serializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoRequest.SerializeToString,
+                response_deserializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -101,6 +106,13 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInfo(self, request, context):
+        """What holds the vectors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +140,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Drop,
                     request_deserializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropRequest.FromString,
                     response_serializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropResponse.SerializeToString,
+            ),
+            'GetInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInfo,
+                    request_deserializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoRequest.FromString,
+                    response_serializer=semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class RetrievalService:
             '/semievol.retrieval.v1.RetrievalService/Drop',
             semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropRequest.SerializeToString,
             semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DropResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/semievol.retrieval.v1.RetrievalService/GetInfo',
+            semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoRequest.SerializeToString,
+            semievol_dot_retrieval_dot_v1_dot_retrieval__service__pb2.GetInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

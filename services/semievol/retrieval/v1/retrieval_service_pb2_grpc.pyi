@@ -43,6 +43,8 @@ class RetrievalServiceStub:
     """What a collection holds. No such collection: NOT_FOUND."""
     Drop: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropRequest, _retrieval_service_pb2.DropResponse]
     """Removes a collection; one that is not there is no error."""
+    GetInfo: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetInfoRequest, _retrieval_service_pb2.GetInfoResponse]
+    """What holds the vectors."""
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
@@ -59,6 +61,8 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """What a collection holds. No such collection: NOT_FOUND."""
     Drop: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DropRequest, _retrieval_service_pb2.DropResponse]  # type: ignore[assignment]
     """Removes a collection; one that is not there is no error."""
+    GetInfo: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetInfoRequest, _retrieval_service_pb2.GetInfoResponse]  # type: ignore[assignment]
+    """What holds the vectors."""
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Collections of labeled vectors. What it holds is a cache: it can be rebuilt from artifacts. All calls are idempotent."""
@@ -102,5 +106,13 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.DropResponse, _abc.Awaitable[_retrieval_service_pb2.DropResponse]]:
         """Removes a collection; one that is not there is no error."""
+
+    @_abc_1.abstractmethod
+    def GetInfo(
+        self,
+        request: _retrieval_service_pb2.GetInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.GetInfoResponse, _abc.Awaitable[_retrieval_service_pb2.GetInfoResponse]]:
+        """What holds the vectors."""
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
