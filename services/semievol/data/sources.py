@@ -22,7 +22,7 @@ from semievol.data import directories
 from semievol.data.formats import read_table
 from semievol.data.tables import UNREADABLE, Table
 
-_HUB = re.compile(r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[^:]+))?")
+_HUB = re.compile(r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[^:@]+))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,12 +227,6 @@ def test_a_dataset_becomes_one_file_whose_lines_are_its_rows(splits: Path, tmp_p
     assert as_file(source, tmp_path / "other", MAX_ROW_BYTES).read_bytes() == path.read_bytes()
 
 
-def test_a_row_that_cannot_be_read_leaves_a_blank_line_so_that_line_numbers_stay(tmp_path: Path) -> None:
-    directory = write(tmp_path / "set", train__jsonl='{"question": "p", "answer": "a"}\n{\n{"question": "q", "answer": "b"}\n')
-    data = load(as_file(str(directory), tmp_path, MAX_ROW_BYTES), TEXT, Role.LABELED)
-    assert list(data.lines.values()) == [1, 3]
-
-
 def test_a_file_is_its_own_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question,answer\nq,a\n")
