@@ -7,6 +7,7 @@ may change the last bits of log-probabilities, so sampled texts may differ betwe
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,7 @@ class VllmEngine:
         )
         self._prompts = PromptReader(self._tokenizer, self._base.max_model_tokens)
         self._adapters = Adapters(artifacts, cache.absolute() / "adapters", reference)
+        self._loading = threading.Lock()
         prompt, reply = render(self._tokenizer, canary.TURNS), completion_ids(self._tokenizer, canary.REPLY)
         self._canary = Request([*prompt, *reply], scored=len(reply))
 
@@ -134,17 +136,13 @@ class VllmEngine:
         ids: list[int] = []
         logprobs: list[float] = []
         tops: list[Likely] = []
-        with self.weights.use(adapter, cancel) as (process, lora):
-            try:
-                for step in process.stream(request, lora, cancel):
-                    ids += step.ids
-                    logprobs += step.logprobs
-                    tops += step.tops
-                    for token, logprob, top in zip(step.ids, step.logprobs, step.tops, strict=True):
-                        if (delta := stream.add(token, logprob, top)) is not None:
-                            yield delta
-            except EngineDied as error:
-                raise _died() from error
+        for step in self._steps(adapter, request, cancel):
+            ids += step.ids
+            logprobs += step.logprobs
+            tops += step.tops
+            for token, logprob, top in zip(step.ids, step.logprobs, step.tops, strict=True):
+                if (delta := stream.add(token, logprob, top)) is not None:
+                    yield delta
         yield stream.end(self._reader.completion(ids, logprobs, sampling.stop, tops if sampling.top_logprobs else ()), len(row))
 
     # ------------------------------------------------------------ Scorer
@@ -175,18 +173,20 @@ class VllmEngine:
         return [base, *(core.adapter_info(self._base, adapter) for adapter in self._adapters.all())]
 
     def load_adapter(self, name: str, uri: str) -> ModelInfo:
-        adapter = self._adapters.open(name, uri)
-        if self._adapters.get(name) is None:
-            try:
-                self.weights.add(adapter)
-            except EngineDied as error:
-                raise _died() from error
-            self._adapters.add(adapter)
-        return core.adapter_info(self._base, adapter)
+        with self._loading:
+            adapter = self._adapters.open(name, uri)
+            if self._adapters.get(name) is None:
+                try:
+                    self.weights.add(adapter)
+                except EngineDied as error:
+                    raise _died() from error
+                self._adapters.add(adapter)
+            return core.adapter_info(self._base, adapter)
 
     def unload_adapter(self, name: str) -> None:
-        self._adapters.remove(name)
-        self.weights.remove(name)
+        with self._loading:
+            self._adapters.remove(name)
+            self.weights.remove(name)
 
     # ------------------------------------------------------------ health
 
@@ -211,6 +211,22 @@ class VllmEngine:
     def _request(self, row: Sequence[int], sampling: Sampling, seed: int | None) -> Request:
         return Request(row, sampling, seed, max_tokens=min(sampling.max_tokens, self._base.max_model_tokens - len(row)))
 
+    def _steps(self, adapter: Adapter | None, request: Request, cancel: Cancel) -> Iterator[Step]:
+        """The tokens of one reply; begun again where its engine dies before the first of them."""
+        for attempt in range(_ATTEMPTS):
+            begun = False
+            try:
+                with self.weights.use(adapter, cancel) as (process, lora):
+                    for step in process.stream(request, lora, cancel):
+                        begun = True
+                        yield step
+                return
+            except EngineDied as error:
+                log.warning("A vLLM engine died under a stream (attempt %d of %d).", attempt + 1, _ATTEMPTS)
+                if begun:
+                    raise _died() from error
+        raise _died()
+
     def _completion(self, step: Step, sampling: Sampling) -> Completion:
         return self._reader.completion(step.ids, step.logprobs, sampling.stop, step.tops if sampling.top_logprobs else ())
 
@@ -223,4 +239,4 @@ class VllmEngine:
 
 
 def _died() -> errors.Unavailable:
-    return errors.Unavailable("The vLLM engine died under this call, and again under its repetition; its log says why.")
+    return errors.Unavailable("The vLLM engine died under this call, and could not do it again; its log says why.")

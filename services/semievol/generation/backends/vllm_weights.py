@@ -84,7 +84,10 @@ class HotWeights:
 
     @contextmanager
     def use(self, adapter: Adapter | None, cancel: Cancel) -> Iterator[tuple[VllmProcess, Any]]:
-        yield self._living(), self._loras[adapter.name] if adapter else None
+        lora = self._loras.get(adapter.name) if adapter else None
+        if adapter and lora is None:
+            raise errors.NotFound(f"The model {adapter.name} was unloaded before its turn came.", field="model")
+        yield self._living(), lora
 
     def add(self, adapter: Adapter) -> None:
         check_adapter(adapter, self._max_rank, self._targets)
@@ -102,7 +105,8 @@ class HotWeights:
 
     def check(self) -> None:
         if not self._process.alive:
-            threading.Thread(target=self._living, name="vllm-restart", daemon=True).start()
+            if not self._turn.locked():  # it is being started already
+                threading.Thread(target=self._living, name="vllm-restart", daemon=True).start()
             raise _restarting()
 
     def close(self) -> None:
@@ -179,10 +183,10 @@ class MergedWeights:
 
     def check(self) -> None:
         with self._changed:
-            dead = [slot for slot in self._slots if not slot.alive and not slot.changing and not slot.active]
-        if dead:
+            down = [slot for slot in self._slots if not slot.alive]
+        if dead := [slot for slot in down if not slot.changing and not slot.active]:
             threading.Thread(target=self._revive, args=(dead,), name="vllm-restart", daemon=True).start()
-        if any(not slot.alive for slot in self._slots):
+        if down:
             raise _restarting()
 
     def close(self) -> None:
@@ -225,9 +229,10 @@ class MergedWeights:
         return slot
 
     def _holding(self, wanted: str | None, first: bool) -> _Slot | None:
-        """An engine that has these weights. One that somebody waits for, to give it others, takes no more calls when it is the only one."""
+        """An engine that has these weights. The one that who waits first will give others, if none falls idle before, takes no more calls."""
+        draining = None if first else min(self._slots, key=lambda slot: slot.used)
         for slot in self._slots:
-            if slot.holds == wanted and slot.alive and not slot.changing and (first or len(self._slots) > 1):
+            if slot.holds == wanted and slot.alive and not slot.changing and slot is not draining:
                 return slot
         return None
 
