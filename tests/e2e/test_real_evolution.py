@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from semievol.common.models import LocalModel
 
@@ -178,3 +179,26 @@ def wait_for(condition: Any, timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
+
+
+def test_the_same_run_file_evolves_on_vllm_with_one_engine(
+    calm: tuple[Path, dict[str, Any]], project: Path, tmp_path: Path, bundled_model: LocalModel
+) -> None:
+    """Nothing changes but `engine`: the warm model is the same to the byte, one engine serves base, warm and evolved weights in turn, and
+    nothing of it is left when the command ends."""
+    _, first = calm
+    home = new_home(tmp_path / "home", bundled_model)
+    (project / "vllm.yaml").write_text(RUN_FILE + "engine: vllm\n")
+    before = {one.pid for one in psutil.process_iter()}
+    done = semievol("run", "-f", str(project / "vllm.yaml"), "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["engines"]["starts"] == 1, result["engines"]  # however many weights there are
+    assert result["engines"]["swaps"] >= 2
+    assert result["models"]["warm"]["name"] == first["models"]["warm"]["name"]  # which carries its content's hash
+    accuracy = result["iterations"][0]["accuracy"]
+    assert all(accuracy[role]["n"] == ROWS["test"] for role in ("base", "warm", "evolved"))
+    left = [
+        one for one in psutil.process_iter(["cmdline"]) if one.pid not in before and "VLLM" in " ".join(one.info["cmdline"] or [])
+    ]
+    assert not psutil.wait_procs(left, timeout=20)[1]
