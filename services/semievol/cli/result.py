@@ -14,7 +14,15 @@ def result_text(result: dict[str, Any]) -> str:
         parts.append(
             f"Stopped early: {_STOPPED[result['stopped']]}. Best model: {result['best']['name'] if result['best'] else 'the base'}"
         )
+    if engines := result.get("engines"):
+        parts.append(
+            f"Engines: {_times(engines['starts'], 'start')}, {_times(engines['swaps'], 'change')} of weights in a running one"
+        )
     return "\n\n".join(parts)
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 _STOPPED = {"gate": "the gate failed", "no rows": "no unlabeled rows are left"}
