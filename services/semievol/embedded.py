@@ -190,15 +190,14 @@ class Embedded:
         from semievol.generation.settings import GenerationSettings
 
         one = self._settings
-        alone: dict[str, Any] = {"endpoint_only": True} if one.endpoint_alone else {}  # else the environment may say so
+        said: dict[str, Any] = {"endpoint_only": True} if one.endpoint_alone else {}  # else the environment may say so
+        said |= {"backend": "vllm", "placement": one.placement} if one.engine == "vllm" else {}
         settings = GenerationSettings(
-            backend="vllm" if one.engine == "vllm" else "auto",
-            placement=one.placement,
             endpoint=one.endpoint,
             model=one.model,
             store=self._store_uri,
             cache=self._home / "cache",
-            **alone,
+            **said,
         )
         return server.service(settings)
 
