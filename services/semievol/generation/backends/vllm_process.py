@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from semievol.common import errors
 from semievol.generation.backends.sampling import Likely
 from semievol.generation.backends.vllm_guard import guard
+from semievol.generation.core import check_cancel
 from semievol.ports import Cancel, Sampling
 
 T = TypeVar("T")
@@ -82,11 +83,13 @@ class VllmProcess:
 
     def run(self, requests: Sequence[Request], adapter: Any, cancel: Cancel) -> list[Step]:
         """[n] -> n, in order; all at once: the engine forms its own batches. Raises EngineDied, InvalidInput, Busy, Cancelled."""
+        check_cancel(cancel)
         future = asyncio.run_coroutine_threadsafe(self._run(requests, adapter), self._loop)
-        while not concurrent.futures.wait([future], timeout=_POLL_S).done:
-            if cancel.is_set():
-                future.cancel()
-                raise errors.Cancelled("Generation was cancelled.")
+        try:
+            while not concurrent.futures.wait([future], timeout=_POLL_S).done:
+                check_cancel(cancel)
+        finally:
+            future.cancel()
         return future.result()
 
     def stream(self, request: Request, adapter: Any, cancel: Cancel) -> Iterator[Step]:
@@ -106,11 +109,10 @@ class VllmProcess:
         future = asyncio.run_coroutine_threadsafe(write(), self._loop)
         try:
             while True:
+                check_cancel(cancel)
                 try:
                     item = items.get(timeout=_POLL_S)
                 except queue.Empty:
-                    if cancel.is_set():
-                        raise errors.Cancelled("Generation was cancelled.") from None
                     continue
                 if item is None:
                     return
