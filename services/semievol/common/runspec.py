@@ -32,6 +32,7 @@ _LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard er
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 ENGINES = ("transformers", "vllm")  # of our own
+_LATER_KEYS = {"placement": "auto", "trainer": "peft"}  # with what was so before there was such a key
 
 
 class _Strict(BaseModel):
@@ -186,9 +187,9 @@ class RunSpec(_Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_old_trainer(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs from before there were others keep their ids."""
-        return {name: value for name, value in serialize(self).items() if name != "trainer" or value != "peft"}
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs from before there were these keys keep their ids."""
+        return {name: value for name, value in serialize(self).items() if _LATER_KEYS.get(name) != value}
 
     @property
     def holdout(self) -> tuple[float, int]:

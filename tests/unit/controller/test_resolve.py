@@ -108,7 +108,9 @@ def test_what_an_endpoint_that_trains_cannot_do_is_refused_with_the_key(changes:
     assert caught.value.field == field
 
 
-def test_runs_from_before_there_was_a_trainer_keep_their_ids() -> None:
+def test_runs_from_before_there_was_a_trainer_or_a_placement_keep_their_ids() -> None:
+    assert "placement" not in run().model_dump(mode="json")
+    assert run(placement="dedicated").model_dump(mode="json")["placement"] == "dedicated"
     assert "trainer" not in run().model_dump(mode="json")
     assert run(**TRAINED_THERE).model_dump(mode="json")["trainer"] == "openai"
     assert spec_from_wire(spec_to_wire(run(**TRAINED_THERE))) == run(**TRAINED_THERE)
