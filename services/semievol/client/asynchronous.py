@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from semievol.client.embedding import PAGE_TEXTS
 from semievol.client.paging import pages
 from semievol.common.grpc_client import AsyncCaller
 from semievol.embedding import core as embedding_core
@@ -23,7 +24,6 @@ from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
 from semievol.ports import ChatDelta, EmbedderInfo, FloatMatrix, Generation, ModelInfo, Prompt, Sampling
 
 _HEALTH_DEADLINE_S = 2.0
-_PAGE_TEXTS = 256  # as the blocking client's
 
 
 class AsyncGenerationClient:
@@ -81,16 +81,18 @@ class AsyncEmbeddingClient:
         self._caller = AsyncCaller("embedding", address, deadline_s=deadline_s)
         channel: Any = self._caller.channel
         self._stub: Any = embedding_grpc.EmbeddingServiceStub(channel)
+        self._limits: embedding_pb.GetInfoResponse | None = None  # as they were told last
 
     async def info(self) -> EmbedderInfo:
+        """Asked anew each time: another model may be served since."""
         return embedding_wire.embedder_info(await self._get_info())
 
     async def embed(self, texts: Sequence[str]) -> FloatMatrix:
         """[n] texts -> [n, d], in input order. They travel longest first, in pages of texts of like length."""
         embedding_core.check_texts(texts)
-        limits = await self._get_info()
+        limits = self._limits or await self._get_info()
         matrix = np.empty((len(texts), limits.dimension), dtype=np.float32)
-        page_texts = min(_PAGE_TEXTS, limits.max_batch_count)
+        page_texts = min(PAGE_TEXTS, limits.max_batch_count)
         for page in pages(embedding_core.longest_first(texts), lambda i: len(texts[i].encode()), page_texts):
             request = embedding_pb.EmbedRequest(texts=[texts[i] for i in page])
             response: embedding_pb.EmbedResponse = await self._caller.unary(self._stub.Embed, request)
@@ -102,4 +104,5 @@ class AsyncEmbeddingClient:
 
     async def _get_info(self) -> embedding_pb.GetInfoResponse:
         response: embedding_pb.GetInfoResponse = await self._caller.unary(self._stub.GetInfo, embedding_pb.GetInfoRequest())
+        self._limits = response
         return response

@@ -13,7 +13,7 @@ from semievol.embedding.v1 import embedding_service_pb2 as pb
 from semievol.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from semievol.ports import NEVER, Cancel, EmbedderInfo, FloatMatrix
 
-_PAGE_TEXTS = 256  # eight batches of 32: the round trip is a small part of it, and a cancelled call loses little
+PAGE_TEXTS = 256  # eight batches of 32: the round trip is a small part of it, and a cancelled call loses little
 
 
 class EmbeddingClient:
@@ -33,7 +33,7 @@ class EmbeddingClient:
         if self._limits is None:
             self._limits = self._get_info(cancel)
         matrix = np.empty((len(texts), self._limits.dimension), dtype=np.float32)
-        page_texts = min(_PAGE_TEXTS, self._limits.max_batch_count)
+        page_texts = min(PAGE_TEXTS, self._limits.max_batch_count)
         for page in pages(core.longest_first(texts), lambda i: len(texts[i].encode()), page_texts):
             request = pb.EmbedRequest(texts=[texts[i] for i in page])
             response: pb.EmbedResponse = self._caller.unary(self._stub.Embed, request, cancel=cancel)

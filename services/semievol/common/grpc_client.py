@@ -107,25 +107,28 @@ class AsyncCaller:
 
     def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=[*OPTIONS, *RECONNECT])
-        self._where = f"The {service} service at {address}"
+        self.where = f"The {service} service at {address}"
         self._deadline_s = deadline_s
 
     async def unary(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> Any:
         try:
-            return await method(request, timeout=deadline_s or self._deadline_s)
+            return await method(request, timeout=self._deadline_s if deadline_s is None else deadline_s)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._where) from error
+            raise self._error(error) from error
 
-    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any]:
+    async def stream(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> AsyncGenerator[Any]:
         """A server-streaming call. Closing the iterator cancels it."""
-        call = method(request, timeout=self._deadline_s)
+        call = method(request, timeout=self._deadline_s if deadline_s is None else deadline_s)
         try:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._where) from error
+            raise self._error(error) from error
         finally:
             call.cancel()
 
     async def close(self) -> None:
         await self.channel.close()
+
+    def _error(self, error: grpc.aio.AioRpcError) -> errors.SemiEvolError:
+        return from_rpc_error(error, self.where)
