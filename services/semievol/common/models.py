@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.common import errors
+from semievol.common.hub import download_model
 from semievol.common.keys import content_key, sha256_file
 
 # What decides a model's behaviour: everything else in a directory (model cards, pictures, other formats) is ignored.
@@ -39,7 +40,6 @@ _FINGERPRINTED = (
 )
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download itself may take as long as it needs
 _RECIPE = 1  # raise it when `_convert` writes something else, so that old caches are not reused
 _FINGERPRINT_FILE = "FINGERPRINT"
 
@@ -79,7 +79,14 @@ def resolve_model(reference: str, cache: Path) -> LocalModel:
     elif Path(reference).expanduser().is_dir():
         directory = Path(reference).expanduser().absolute()
     elif match := _HUB_ID.fullmatch(reference):
-        directory = _download(match["id"], match["revision"])
+        directory = download_model(
+            match["id"],
+            match["revision"],
+            wanted=_FINGERPRINTED,
+            field="model",
+            missing="Hub ids need the package huggingface_hub: install semievol[generation].",
+            away=f"The hub cannot be reached to download {match['id']}; download it elsewhere and give its directory as the model.",
+        )
     else:
         raise errors.NotFound(f"There is no directory {reference}, and it is neither bundled:NAME nor a hub id.", field="model")
     _check(directory, reference)
@@ -120,37 +127,6 @@ def _check(directory: Path, reference: str) -> None:
             f"{reference} has no weights in safetensors format (other weights: {others}); convert it, since other formats are not loaded.",
             field="model",
         )
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """`revision`: None for the newest."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError as error:
-        raise errors.NotSupported(
-            "Hub ids need the package huggingface_hub: install semievol[generation].", field="model"
-        ) from error
-    try:
-        return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=list(_FINGERPRINTED), etag_timeout=_HUB_TIMEOUT_S)
-        )
-    except RevisionNotFoundError as error:
-        raise errors.NotFound(f"The hub's model {hub_id} has no revision {revision}.", field="model") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise errors.NotFound(
-            f"There is no directory {hub_id}, and the hub has no such model (or not for you).", field="model"
-        ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise errors.Unavailable(
-            f"The hub cannot be reached to download {hub_id}; download it elsewhere and give its directory as the model.",
-            field="model",
-        ) from error
 
 
 def _bundled(name: str, cache: Path) -> Path:

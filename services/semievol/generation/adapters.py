@@ -6,9 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from semievol.common import errors
-from semievol.common.artifacts import Artifacts
+from semievol.common.artifacts import Artifacts, File, Manifest
 from semievol.common.keys import sha256_file
 from semievol.common.trained_models import ENDPOINT_MODEL, PEFT_CONFIG, PEFT_WEIGHTS
 from semievol.ports import BASE_MODEL
@@ -28,28 +29,69 @@ class Adapter:
     content: tuple[str, str]
 
 
-class Adapters:
-    """Which adapters are loaded, in name order. Not for concurrent use."""
+class Named(Protocol):
+    """What can be loaded under a name. `content` says what the name means, for ever."""
 
-    def __init__(self, artifacts: Artifacts | None, cache: Path, base: str) -> None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def content(self) -> tuple[str, ...]: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+class Loaded(Generic[N]):
+    """What is loaded, in name order. One thread at a time may change it; readers see all or nothing. `kind`: its word in messages."""
+
+    def __init__(self, artifacts: Artifacts | None, kind: str) -> None:
         self._artifacts = artifacts
-        self._cache = cache
-        self._base = base
-        self._loaded: dict[str, Adapter] = {}
-        self._taken: dict[str, tuple[str, str]] = {}  # outlives unloading: a name is never reused
+        self._kind = kind
+        self._loaded: dict[str, N] = {}
+        self._taken: dict[str, tuple[str, ...]] = {}  # outlives unloading: a name is never reused
 
-    def all(self) -> list[Adapter]:
-        return [self._loaded[name] for name in sorted(self._loaded)]
+    def all(self) -> list[N]:
+        loaded = self._loaded
+        return [loaded[name] for name in sorted(loaded)]
 
-    def get(self, name: str) -> Adapter | None:
+    def get(self, name: str) -> N | None:
         return self._loaded.get(name)
 
-    def open(self, name: str, uri: str) -> Adapter:
-        """Fetches and checks; `add` makes it known. Raises NotFound, Corrupt, AlreadyExists, InvalidInput (not an adapter for this base)."""
+    def add(self, one: N) -> None:
+        self._loaded = {**self._loaded, one.name: one}
+        self._taken[one.name] = one.content
+
+    def remove(self, name: str) -> None:
+        """One that is not loaded is no error. Raises InvalidInput for the base model."""
+        check_name(name)
+        self._loaded = {known: one for known, one in self._loaded.items() if known != name}
+
+    def _published(self, name: str, uri: str) -> tuple[Artifacts, Manifest, File | None]:
+        """The artifact that the name is wanted for, or a file of it. Raises InvalidInput, NotFound, Corrupt."""
         check_name(name)
         if self._artifacts is None:
             raise errors.NotFound(f"There is no artifact {uri}: this engine has no artifact store.", field="uri")
-        manifest, file = self._artifacts.resolve(uri, field="uri")
+        return self._artifacts, *self._artifacts.resolve(uri, field="uri")
+
+    def _check_free(self, name: str, content: tuple[str, ...]) -> None:
+        if self._taken.get(name, content) != content:
+            raise errors.AlreadyExists(
+                f"The name {name!r} belongs to another {self._kind}; names are never reused.", field="name"
+            )
+
+
+class Adapters(Loaded[Adapter]):
+    """PEFT adapters of one base."""
+
+    def __init__(self, artifacts: Artifacts | None, cache: Path, base: str) -> None:
+        super().__init__(artifacts, "adapter")
+        self._cache = cache
+        self._base = base
+
+    def open(self, name: str, uri: str) -> Adapter:
+        """Fetches and checks; `add` makes it known. Raises NotFound, Corrupt, AlreadyExists, InvalidInput (not an adapter for this base)."""
+        artifacts, manifest, file = self._published(name, uri)
         digests = {one.path: one.sha256 for one in manifest.files}
         if file is None and ENDPOINT_MODEL in digests:
             raise errors.InvalidInput(
@@ -60,22 +102,12 @@ class Adapters:
         if file is not None or not {CONFIG, WEIGHTS} <= digests.keys():
             raise errors.InvalidInput(f"{uri} is not a published adapter: it lacks {CONFIG} or {WEIGHTS}.", field="uri")
         content = (digests[WEIGHTS], digests[CONFIG])
-        if self._taken.get(name, content) != content:
-            raise errors.AlreadyExists(f"The name {name!r} belongs to another adapter; names are never reused.", field="name")
-        directory = self._artifacts.fetch(manifest, self._cache / manifest.key)
+        self._check_free(name, content)
+        directory = artifacts.fetch(manifest, self._cache / manifest.key)
         if sha256_file(directory / WEIGHTS) != digests[WEIGHTS]:
             raise errors.Corrupt(f"The adapter in {directory} is damaged; delete that directory, it is fetched again.")
         self._check_config(directory, uri)
         return Adapter(name, uri, directory, digests[WEIGHTS], content)
-
-    def add(self, adapter: Adapter) -> None:
-        self._loaded[adapter.name] = adapter
-        self._taken[adapter.name] = adapter.content
-
-    def remove(self, name: str) -> None:
-        """An adapter that is not loaded is no error. Raises InvalidInput for the base model."""
-        check_name(name)
-        self._loaded.pop(name, None)
 
     def _check_config(self, directory: Path, uri: str) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from semievol.algorithm.types import Message
 from semievol.common.artifacts import Artifacts
@@ -60,31 +61,25 @@ def _split(endpoint: OpenAIEngine, settings: GenerationSettings) -> SplitEngine:
 def _transformers(settings: GenerationSettings) -> Engine:
     from semievol.generation.backends.transformers import TransformersEngine
 
-    return TransformersEngine(
-        settings.model,
-        artifacts=Artifacts(open_store(settings.store)),
-        cache=settings.cache,
-        device=settings.device,
-        precision=settings.precision,
-        adapter_mode=settings.adapter_mode,
-        merged_models=settings.merged_models,
-        batch_tokens=settings.batch_tokens,
-    )
+    return TransformersEngine(settings.model, batch_tokens=settings.batch_tokens, **_of_weights(settings))
 
 
 def _vllm(settings: GenerationSettings) -> Engine:
     from semievol.generation.backends.vllm import VllmEngine
 
-    return VllmEngine(
-        settings.model,
-        artifacts=Artifacts(open_store(settings.store)),
-        cache=settings.cache,
-        device=settings.device,
-        precision=settings.precision,
-        adapter_mode=settings.adapter_mode,
-        merged_models=settings.merged_models,
-        options=_options(settings),
-    )
+    return VllmEngine(settings.model, options=_options(settings), **_of_weights(settings))
+
+
+def _of_weights(settings: GenerationSettings) -> dict[str, Any]:
+    """What an engine that holds weights is told, whichever it is."""
+    return {
+        "artifacts": Artifacts(open_store(settings.store)),
+        "cache": settings.cache,
+        "device": settings.device,
+        "precision": settings.precision,
+        "adapter_mode": settings.adapter_mode,
+        "merged_models": settings.merged_models,
+    }
 
 
 def _options(settings: GenerationSettings) -> VllmOptions:

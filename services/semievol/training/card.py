@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from semievol.algorithm.types import TrainingExample
 from semievol.common.models import LocalModel
 from semievol.ports import TrainingSpec
+from semievol.training.core import rate_multiplier
 
 _CARD = """---
 base_model: {base_json}
@@ -116,7 +117,7 @@ def endpoint_card(
     losses: Sequence[float],
 ) -> str:
     """The README.md of a model that stays at its endpoint; `told`: what openai_model.json says."""
-    multiplier = spec.learning_rate / TrainingSpec("", "").learning_rate
+    multiplier = rate_multiplier(spec)
     return _ENDPOINT_CARD.format(
         **told,
         base_json=json.dumps(told["base"]),

@@ -86,6 +86,11 @@ def parameters(spec: TrainingSpec) -> dict[str, Any]:
     return {name: value for name, value in asdict(spec).items() if name != "dataset_uri" and (name != "endpoint" or value)}
 
 
+def rate_multiplier(spec: TrainingSpec) -> float:
+    """The learning rate as a multiple of the paper's: what an endpoint is told."""
+    return spec.learning_rate / TrainingSpec("", "").learning_rate
+
+
 def succeeded(artifacts: Artifacts, key: str, manifest: Manifest) -> TrainingState:
     """The state of a run whose adapter is published."""
     log = json.loads(artifacts.read(manifest.file(TRAINING_LOG)))

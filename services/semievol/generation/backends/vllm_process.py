@@ -72,7 +72,6 @@ class VllmProcess:
         self._thread.start()
         self._stopping = False
         self._engine: Any = None
-        self._loras: dict[str, Any] = {}
         try:
             self._engine = _started(arguments, log, lambda make: self.call(make(), timeout_s))
         except BaseException:

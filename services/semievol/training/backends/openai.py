@@ -27,7 +27,7 @@ from semievol.common.trained_models import ENDPOINT_MODEL
 from semievol.ports import Cancel, ObjectStore, TrainingSpec
 from semievol.training.backends.openai_api import FineTuningApi, Job
 from semievol.training.card import endpoint_card
-from semievol.training.core import TRAINING_LOG, JobOptions
+from semievol.training.core import TRAINING_LOG, JobOptions, rate_multiplier
 from semievol.training.remote import RemoteRecords
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class TuningRun:
             "n_epochs": round(spec.epochs),
             "batch_size": spec.batch_size * spec.gradient_accumulation,
         }
-        multiplier = spec.learning_rate / TrainingSpec("", "").learning_rate
+        multiplier = rate_multiplier(spec)
         if multiplier != 1:
             hyperparameters["learning_rate_multiplier"] = multiplier
         return {
