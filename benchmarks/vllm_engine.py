@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,11 @@ from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
 from semievol.ports import BASE_MODEL, NEVER, Prompt, Sampling, ScoreRequest
 
-from benchmarks.generation_service import make_prompts
+from benchmarks.generation_service import interleaved, make_prompts
 from tests.running import running
 
 BARS = {"batch": 0.98, "score": 0.90, "first_token_ms": 5.0}
 REPLY_TOKENS = 32
-
-
-def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each variant; every other round goes backwards. One round more warms them up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name in list(variants)[:: -1 if number % 2 else 1]:
-            began = time.perf_counter()
-            variants[name]()
-            if number:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(took) for name, took in times.items()}
 
 
 def batch(engine: VllmEngine, client: GenerationClient, prompts: list[Prompt], rounds: int, end: list[int]) -> Any:
@@ -71,10 +59,10 @@ def batch(engine: VllmEngine, client: GenerationClient, prompts: list[Prompt], r
     same = sum(one.completions[0].text == other.outputs[0].text for one, other in zip(replies, theirs, strict=True))
     tokens = sum(len(one.completions[0].tokens) for one in replies)
     return {
-        "service_to_offline": round(took["offline"] / took["service"], 3),
-        "direct_to_offline": round(took["offline"] / took["direct"], 3),
-        "output_tokens_per_s": round(tokens / took["service"], 1),
-        "prompt_tokens_per_s": round(sum(one.prompt_tokens for one in replies) / took["service"], 1),
+        "service_to_offline": round(took["offline"][0] / took["service"][0], 3),
+        "direct_to_offline": round(took["offline"][0] / took["direct"][0], 3),
+        "output_tokens_per_s": round(tokens / took["service"][0], 1),
+        "prompt_tokens_per_s": round(sum(one.prompt_tokens for one in replies) / took["service"][0], 1),
         "same_texts": f"{same} of {len(prompts)}",
     }
 
@@ -95,7 +83,10 @@ def score(process: VllmProcess, client: GenerationClient, prompts: list[Prompt],
         await asyncio.gather(*(one(ids) for ids in rows))
 
     took = interleaved({"service": lambda: client.score(BASE_MODEL, requests), "raw": lambda: process.call(raw(), None)}, rounds)
-    return {"service_to_raw": round(took["raw"] / took["service"], 3), "rows_per_s": round(len(rows) / took["service"], 2)}
+    return {
+        "service_to_raw": round(took["raw"][0] / took["service"][0], 3),
+        "rows_per_s": round(len(rows) / took["service"][0], 2),
+    }
 
 
 def first_token(process: VllmProcess, client: GenerationClient, prompts: list[Prompt], rounds: int, tokenizer: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from semievol.common.models import LocalModel, resolve_model
 
+from tests.generators import write_tiny_model
 from tests.servers.milvus import milvus_of_session, milvus_server  # noqa: F401 - fixtures
 from tests.servers.s3 import minio_server, s3_credentials, seaweedfs_server  # noqa: F401 - fixtures
 from tests.word_model import make_word_model
@@ -74,3 +75,9 @@ def bundled_tokenizer(bundled_model: LocalModel) -> Any:
 def word_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random two-layer Llama that knows some fifty words: nothing to download or prepare."""
     return make_word_model(tmp_path_factory.mktemp("word") / "model")
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
+    """A tiny chat model for vLLM, whose attention takes no head narrower than 32."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "wide", bundled_tokenizer, head=32)

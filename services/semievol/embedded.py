@@ -33,6 +33,7 @@ from semievol.ports import Embedder, Launcher
 
 if TYPE_CHECKING:
     from semievol.door.server import Door
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -274,8 +275,8 @@ class Embedded:
         from semievol.door.settings import DoorSettings
 
         port = self._settings.port + _DOOR_PORT if self._settings.port else 0
-        generation = self._addresses.get("router", self._addresses["generation"])
-        door = Door(DoorSettings(address=f"127.0.0.1:{port}", generation=generation, embedding=self._addresses["embedding"]))
+        router, embedding = self._addresses["router"], self._addresses["embedding"]
+        door = Door(DoorSettings(address=f"127.0.0.1:{port}", generation=router, embedding=embedding))
         try:
             self._run(door.start(), _START_S)
         except errors.NotSupported as error:

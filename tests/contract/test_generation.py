@@ -95,12 +95,6 @@ def _vllm_world(root: Path, model: Path, mode: str, stack: ExitStack) -> World:
 
 
 @pytest.fixture(scope="session")
-def wide_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
-    """vLLM's attention takes no head narrower than 32."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "wide", bundled_tokenizer, head=32)
-
-
-@pytest.fixture(scope="session")
 def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", bundled_tokenizer)
 
@@ -128,7 +122,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if backend == "fake":
             world = _fake_world(root)
         elif backend.startswith("vllm:"):
-            world = _vllm_world(root, request.getfixturevalue("wide_chat_model"), backend.removeprefix("vllm:"), stack)
+            world = _vllm_world(root, request.getfixturevalue("wide_model"), backend.removeprefix("vllm:"), stack)
         else:
             world = _tiny_world(root, request.getfixturevalue("tiny_chat_model"), backend)
         if "endpoint" in around:

@@ -25,7 +25,7 @@ from semievol.generation.server import service
 from semievol.generation.settings import GenerationSettings
 from semievol.ports import BASE_MODEL, Prompt, Sampling, ScoreRequest
 
-from tests.generators import publish_directory, write_tiny_adapter, write_tiny_model
+from tests.generators import publish_directory, write_tiny_adapter
 from tests.running import running
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(600)]
@@ -45,30 +45,18 @@ class Live:
     address: str
     adapters: list[str]
 
-    def core_processes(self) -> list[psutil.Process]:
-        return [
-            one
-            for one in psutil.Process().children(recursive=True)
-            if "VLLM" in " ".join(one.cmdline()) or "spawn" in " ".join(one.cmdline())
-        ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "wide", bundled_tokenizer, head=32)
-
 
 @pytest.fixture(scope="module", params=["merged", "hot"])
-def live(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(request: pytest.FixtureRequest, wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     from semievol.generation.backends.vllm import VllmEngine
     from semievol.generation.backends.vllm_options import VllmOptions
 
     root = tmp_path_factory.mktemp("live")
     artifacts = Artifacts(LocalStore(root / "store"))
-    adapters = [publish_directory(artifacts, write_tiny_adapter(root / f"adapter{i}", model, i)) for i in (1, 2)]
+    adapters = [publish_directory(artifacts, write_tiny_adapter(root / f"adapter{i}", wide_model, i)) for i in (1, 2)]
     with ExitStack() as stack:
         engine = VllmEngine(
-            str(model),
+            str(wide_model),
             artifacts=artifacts,
             cache=root / "cache",
             precision="float32",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -24,7 +25,6 @@ from semievol.generation.settings import GenerationSettings
 from semievol.ports import BASE_MODEL, Prompt, Sampling, ScoreRequest
 
 from tests.doors import standing_open
-from tests.generators import write_tiny_model
 from tests.running import running
 from tests.servers.vllm_serve import vllm_serve
 
@@ -53,12 +53,11 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Iterator[Both]:
+def both(tmp_path_factory: pytest.TempPathFactory, wide_model: Path) -> Iterator[Both]:
     root = tmp_path_factory.mktemp("serve")
-    model = write_tiny_model(root / "wide", bundled_tokenizer, head=32)
     with ExitStack() as stack:
-        url = stack.enter_context(vllm_serve(model, "tiny", root / "vllm.log"))
-        engine = TransformersEngine(str(model), cache=root / "cache", device="cpu", precision="float32")
+        url = stack.enter_context(vllm_serve(wide_model, "tiny", root / "vllm.log"))
+        engine = TransformersEngine(str(wide_model), cache=root / "cache", device="cpu", precision="float32")
         generation = stack.enter_context(running(generation_server.service(GenerationSettings(), engine)))
         embedding = stack.enter_context(running(embedding_server.service(EmbeddingSettings(), FakeEmbedder())))
         door = stack.enter_context(standing_open(generation=generation, embedding=embedding))

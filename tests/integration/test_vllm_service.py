@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from semievol.client.generation import GenerationClient
 from semievol.common import errors
 from semievol.ports import BASE_MODEL, Prompt, Sampling
 
-from tests.generators import write_tiny_model
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(600)]
 
@@ -29,20 +28,9 @@ PROMPTS = [Prompt(f"p{i}", (Message("user", f"Tell me number {i}."),), (i,)) for
 LONG = Sampling(temperature=1.0, max_tokens=60)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, bundled_tokenizer: Any) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "wide", bundled_tokenizer, head=32)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def started(root: Path, model: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     mine = {
         "SEMIEVOL_GENERATION_ADDRESS": address,
         "SEMIEVOL_GENERATION_BACKEND": "vllm",
@@ -87,8 +75,8 @@ def gone(processes: list[psutil.Process], seconds: float = 30) -> list[psutil.Pr
     return psutil.wait_procs(processes, timeout=seconds)[1]
 
 
-def test_nothing_stays_behind_when_the_service_is_killed(tmp_path: Path, model: Path) -> None:
-    with started(tmp_path, model) as (process, address):
+def test_nothing_stays_behind_when_the_service_is_killed(tmp_path: Path, wide_model: Path) -> None:
+    with started(tmp_path, wide_model) as (process, address):
         client_of(address).close()
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
@@ -96,8 +84,8 @@ def test_nothing_stays_behind_when_the_service_is_killed(tmp_path: Path, model: 
         assert not gone(children)
 
 
-def test_sigterm_lets_calls_in_flight_finish_and_ends_the_engine(tmp_path: Path, model: Path) -> None:
-    with started(tmp_path, model) as (process, address):
+def test_sigterm_lets_calls_in_flight_finish_and_ends_the_engine(tmp_path: Path, wide_model: Path) -> None:
+    with started(tmp_path, wide_model) as (process, address):
         client = client_of(address)
         children = psutil.Process(process.pid).children(recursive=True)
         replies: list[Any] = []
@@ -120,8 +108,8 @@ def test_sigterm_lets_calls_in_flight_finish_and_ends_the_engine(tmp_path: Path,
         ({"SEMIEVOL_GENERATION_MODEL": "/nowhere"}, "/nowhere"),
     ],
 )
-def test_a_start_that_fails_names_the_setting(tmp_path: Path, model: Path, settings: dict[str, str], words: str) -> None:
-    with started(tmp_path, model, **settings) as (process, _):
+def test_a_start_that_fails_names_the_setting(tmp_path: Path, wide_model: Path, settings: dict[str, str], words: str) -> None:
+    with started(tmp_path, wide_model, **settings) as (process, _):
         output, _ = process.communicate(timeout=240)
         assert process.returncode != 0
         assert words in output

@@ -138,7 +138,15 @@ def suite(home: Path, spec: RunSpec, launcher: str, *, store: str = "", milvus: 
     announce_backends(home, store=store, milvus=milvus)
     _announce_start("the services", spec.model)
     settings = EmbeddedSettings(
-        home, spec.model, spec.embedding, spec.engine, spec.placement, launcher, store=store, milvus=milvus, trainer=spec.trainer
+        home=home,
+        model=spec.model,
+        embedding=spec.embedding,
+        engine=spec.engine,
+        placement=spec.placement,
+        trainer=spec.trainer,
+        launcher=launcher,
+        store=store,
+        milvus=milvus,
     )
     with Embedded(settings) as embedded:
         yield Suite(embedded.addresses, here=True)

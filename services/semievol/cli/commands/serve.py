@@ -86,17 +86,17 @@ def serve(
     output.note(f"Starting the services with {model} ...")
     try:
         settings = EmbeddedSettings(
-            home,
-            model,
-            embedding,
-            engine,
-            placement,
-            launcher,
-            port,
+            home=home,
+            model=model,
+            embedding=embedding,
+            engine=engine,
+            placement=placement,
+            trainer=trainer,
+            launcher=launcher,
+            port=port,
             lasting=True,
             store=store,
             milvus=milvus,
-            trainer=trainer,
         )
         _serve(settings, as_json)
     except KeyboardInterrupt:  # the way to end it
