@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from semievol.cli.main import main as semievol
+from semievol.cli.main import LIBRARY_SETTINGS, cli
 from semievol.generation import server
 from semievol.generation.backends import vllm
 from semievol.generation.backends.vllm_process import VllmProcess
@@ -107,9 +107,8 @@ def evolve(run_file: Path, home: Path) -> tuple[Recorder, dict[str, Any], list[f
     output = StringIO()
     try:
         with redirect_stdout(output):
-            sys.argv = ["semievol", "run", "-f", str(run_file), "--home", str(home), "--json"]
             try:
-                semievol()
+                cli.main(["run", "-f", str(run_file), "--home", str(home), "--json"])
             except SystemExit as end:
                 if end.code:
                     raise
@@ -146,6 +145,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    for name, value in LIBRARY_SETTINGS.items():  # as the console script does
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory() as scratch:
         home = asked.home or Path(scratch, "home")
         spec = yaml.safe_load(asked.run_file.read_text()) | {"engine": "vllm"}

@@ -28,7 +28,8 @@ from semievol.ports import ObjectStore
 
 from tests.fake_suite import knowing_script
 from tests.faults.bench import Case, Ended, Place, finished, half_written, wait_until
-from tests.servers.milvus import milvus_in
+from tests.servers import Server
+from tests.servers.milvus import MilvusServer, milvus_in
 from tests.servers.openai_api import OpenAIDouble
 from tests.servers.s3 import OWNER, minio_in
 from tests.servers.tei import TeiDouble
@@ -38,6 +39,7 @@ ELSEWHERE = "Servers elsewhere"
 TIMEOUT_S = 300.0  # clients and the command wait a minute for a server to come back
 ONCE = {"SEMIEVOL_CONTROLLER_POLL_S": "0.01", "SEMIEVOL_CONTROLLER_MAX_ATTEMPTS": "1"}
 HANGING_S = "1"  # how long a client waits for an answer
+PATIENCE_S = "5"  # likewise, for servers that work slowly on a busy machine
 ENDPOINT_ONLY = """\
 in_weight: false
 entropy_source: generated
@@ -209,34 +211,44 @@ def begun(store: ObjectStore, step: str) -> bool:
     return any(one["type"] == "step_started" and one["step"] == step for one in events(store))
 
 
-def dead_milvus(place: Place) -> Ended:
-    """Killed when the step begins that searches it; a search with Milvus' strong consistency takes a quarter of a second."""
-    with own_place(place, "milvus") as own, milvus_in(own.directory / "server") as server:
+def milvus(name: str, act: Callable[[MilvusServer], None], back: Callable[[MilvusServer], None]) -> Callable[[Place], Ended]:
+    """It happens when the step begins that searches it; a search with Milvus' strong consistency takes a quarter of a second."""
 
-        def kill(process: subprocess.Popen[str]) -> None:
-            wait_until(lambda: begun(outage.store("disturbed"), "retrieve") or process.poll() is not None)
-            server.kill()
+    def inject(place: Place) -> Ended:
+        with own_place(place, name) as own, milvus_in(own.directory / "server") as server:
 
-        outage = Outage(own, kill, server.start, {"SEMIEVOL_RETRIEVAL_BACKEND": "milvus"}, ("--milvus", server.uri))
-        return outage.happens()
+            def taken(process: subprocess.Popen[str]) -> None:
+                wait_until(lambda: begun(outage.store("disturbed"), "retrieve") or process.poll() is not None)
+                act(server)
+
+            environment = {"SEMIEVOL_RETRIEVAL_BACKEND": "milvus", "SEMIEVOL_RETRIEVAL_CALL_TIMEOUT_S": PATIENCE_S}
+            outage = Outage(own, taken, lambda: back(server), environment, ("--milvus", server.uri))
+            return outage.happens()
+
+    return inject
 
 
-def dead_store(place: Place) -> Ended:
-    """Killed when the step begins in which collaborators answer, which has three shards."""
-    credentials = {"AWS_ACCESS_KEY_ID": OWNER[0], "AWS_SECRET_ACCESS_KEY": OWNER[1]}
-    with (
-        own_place(place, "s3") as own,
-        mock.patch.dict(os.environ, credentials),
-        minio_in(made(own.directory / "server")) as server,
-    ):
+def store(name: str, act: Callable[[Server], None], back: Callable[[Server], None]) -> Callable[[Place], Ended]:
+    """It happens when the step begins in which collaborators answer, which has three shards."""
 
-        def kill(process: subprocess.Popen[str]) -> None:
-            wait_until(lambda: begun(outage.store("disturbed"), "infer/warm-0") or process.poll() is not None)
-            server.process.kill()
+    def inject(place: Place) -> Ended:
+        credentials = {"AWS_ACCESS_KEY_ID": OWNER[0], "AWS_SECRET_ACCESS_KEY": OWNER[1]}
+        with (
+            own_place(place, name) as own,
+            mock.patch.dict(os.environ, credentials),
+            minio_in(made(own.directory / "server")) as server,
+        ):
 
-        stores = {run: server.uri(server.bucket, run) for run in ("calm", "disturbed")}
-        outage = Outage(own, kill, server.process.start, stores=stores)
-        return outage.happens()
+            def taken(process: subprocess.Popen[str]) -> None:
+                wait_until(lambda: begun(outage.store("disturbed"), "infer/warm-0") or process.poll() is not None)
+                act(server.process)
+
+            stores = {run: server.uri(server.bucket, run) for run in ("calm", "disturbed")}
+            environment = {"SEMIEVOL_S3_TIMEOUT_S": PATIENCE_S}
+            outage = Outage(own, taken, lambda: back(server.process), environment, stores=stores)
+            return outage.happens()
+
+    return inject
 
 
 DEAD, HANGS = r"cannot be reached \(.*Start it, and continue", r"did not answer .*within 1 seconds"
@@ -246,6 +258,28 @@ REMOTE_CASES = [
     remote("the embedding server hangs", (75,), HANGS, embedding_server("hanging-tei", HttpDouble.hang)),
     remote("the endpoint dies in the middle of infer", (69,), DEAD, endpoint("dead-endpoint", HttpDouble.die)),
     remote("the endpoint hangs", (75,), HANGS, endpoint("hanging-endpoint", HttpDouble.hang)),
-    remote("the Milvus server is killed in the middle of retrieve", (69,), r"Milvus at http://127.*is it running", dead_milvus),
-    remote("the S3 server is killed in the middle of infer", (69, 74), r"S3 server at http://127.*cannot be reached", dead_store),
+    remote(
+        "the Milvus server is killed in the middle of retrieve",
+        (69,),
+        r"Milvus at http://127.*is it running",
+        milvus("dead-milvus", MilvusServer.kill, MilvusServer.start),
+    ),
+    remote(
+        "the Milvus server hangs",
+        (69, 75),
+        r"Milvus at http://127",
+        milvus("hanging-milvus", MilvusServer.freeze, MilvusServer.thaw),
+    ),
+    remote(
+        "the S3 server is killed in the middle of infer",
+        (69, 74),
+        r"S3 server at http://127.*cannot be reached",
+        store("dead-s3", Server.kill, Server.start),
+    ),
+    remote(
+        "the S3 server hangs",
+        (69,),
+        rf"S3 server at http://127.*did not answer within {PATIENCE_S} seconds",
+        store("hanging-s3", Server.freeze, Server.thaw),
+    ),
 ]

@@ -183,10 +183,19 @@ def test_a_full_store_says_so_at_once(faulty: Faulty) -> None:
     assert len(faulty.proxy.requests) == 1
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(faulty: Faulty) -> None:
-    faulty.proxy.fail("hang", times=2)
-    with pytest.raises(errors.Unavailable, match="cannot be reached"):
-        S3Store(faulty.uri, attempts=2, answer_s=0.5).put("a", b"1")
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMIEVOL_S3_TIMEOUT_S", "0.5")
+    faulty.proxy.fail("hang", times=6)
+    with pytest.raises(errors.Unavailable, match=r"did not answer within 0\.5 seconds.*SEMIEVOL_S3_TIMEOUT_S"):
+        S3Store(faulty.uri).put("a", b"1")
+    assert len(faulty.proxy.requests) < 4  # as many as answers that hang may take, and not every attempt
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none_is_refused(faulty: Faulty, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("SEMIEVOL_S3_TIMEOUT_S", seconds)
+    with pytest.raises(errors.InvalidInput, match=f"SEMIEVOL_S3_TIMEOUT_S is '{seconds}'"):
+        S3Store(faulty.uri)
 
 
 def test_a_server_that_is_not_there_is_unavailable_and_says_where_it_was_looked_for() -> None:

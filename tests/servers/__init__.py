@@ -79,6 +79,15 @@ class Server:
             self._process.wait(_KILL_S)
             self._process = None
 
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def _is_ready(self) -> bool:
         try:
             return self._ready()

@@ -105,6 +105,17 @@ class MilvusServer:
         self._process = None
         _MACHINE.release()
 
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Returns when it searches again: its own parts may have given each other up meanwhile."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._wait_until_it_searches("")
+
     def processes(self) -> list[int]:
         """Ids of the wrapper and the server."""
         return _members(self._process.pid) if self._process else []

@@ -15,8 +15,8 @@ _START_S = 300.0  # three processes import vLLM
 
 
 @contextmanager
-def vllm_serve(model: Path, name: str, log: Path) -> Iterator[str]:
-    """Base URL of a server of the model in this directory, in float32. Its log has what goes wrong."""
+def vllm_serve(model: Path, name: str, log: Path, *, max_model_tokens: int = 0, kv_cache_bytes: int = 2**28) -> Iterator[str]:
+    """Base URL of a server of the model in this directory, in float32. `max_model_tokens`: 0 leaves the model's own. Its log has what goes wrong."""
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
     command += [
@@ -31,7 +31,8 @@ def vllm_serve(model: Path, name: str, log: Path) -> Iterator[str]:
         "vllm",
     ]
     # as in our own engine on a CPU: a seeded request ends it under chunked prefill
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--kv-cache-memory-bytes", str(2**28)]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--kv-cache-memory-bytes", str(kv_cache_bytes)]
+    command += ["--max-model-len", str(max_model_tokens)] if max_model_tokens else []
     environment = {
         "VLLM_HOST_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",

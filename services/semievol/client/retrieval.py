@@ -12,6 +12,8 @@ from semievol.retrieval import core, wire
 from semievol.retrieval.v1 import retrieval_service_pb2 as pb
 from semievol.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
+# Each search of Milvus Lite looks for deleted rows anew, however many queries it brings: a thousand of 384 dimensions go in one call.
+_PAGE_BYTES = 4 * 1024 * 1024
 _PAGE_HITS = 20_000  # hits in one response: 10 MB where every id is as long as it may be
 
 
@@ -41,7 +43,7 @@ class RetrievalClient:
         core.check_queries(CollectionSpec(name, max(1, dimension), text_search=True), queries, limit)
         found: list[list[Hit]] = []
         page_rows = min(MAX_PAGE_ROWS, max(1, _PAGE_HITS // limit))
-        for page in list(pages(queries, _query_bytes, page_rows)) or [queries]:
+        for page in list(pages(queries, _query_bytes, page_rows, _PAGE_BYTES)) or [queries]:
             response = self._caller.unary(self._stub.Search, wire.search_request(name, page, limit))
             found += wire.results(response)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from semievol.algorithm.semievol import CONTRACTS
@@ -24,7 +25,7 @@ class InputFile:
     part: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Work:
     """All that a job has to know: what to do, with which parameters, on which files. Its key is the hash of this."""
 
@@ -37,7 +38,7 @@ class Work:
     def contract(self) -> str:
         return f"{self.kind}/{CONTRACTS[self.kind]}"
 
-    @property
+    @cached_property
     def key(self) -> str:
         hashes = {role: [file.file.sha256 for file in files] for role, files in self.inputs.items()}
         return content_key({"contract": self.contract, "params": dict(self.params), "inputs": hashes, "parts": self.parts})

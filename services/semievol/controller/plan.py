@@ -67,31 +67,63 @@ class Addition:
     uri: str
 
 
-def plan(spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf, additions: Sequence[Addition] = ()) -> list[StepPlan]:
-    """All steps of the run that can be known by now, in order.
+class Done:
+    """Steps that an earlier plan found done, so that the next one of the same run need not ask for each of their shards again."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[str, Mapping[int | None, Manifest]] = {}  # key -> all its shards'
+        self._files: dict[tuple[str, str], tuple[InputFile, ...]] = {}  # (key, path) -> files
+
+    def clear(self) -> None:
+        """What was found may be damaged."""
+        self._manifests.clear()
+        self._files.clear()
+
+    def found(self, work: Work, manifest_of: ManifestOf) -> Mapping[int | None, Manifest]:
+        """The manifests that are there, by shard."""
+        if (known := self._manifests.get(work.key)) is not None:
+            return known
+        found = {shard: manifest for shard in work.shards if (manifest := manifest_of(work.key, shard)) is not None}
+        if len(found) == len(work.shards):
+            self._manifests[work.key] = found
+        return found
+
+    def files(self, step: StepPlan, path: str) -> tuple[InputFile, ...]:
+        """`files_of` a done step."""
+        assert step.work is not None
+        if (step.work.key, path) not in self._files:
+            self._files[step.work.key, path] = files_of(step, path)
+        return self._files[step.work.key, path]
+
+
+def plan(
+    spec: RunSpec, resolved: Resolved, manifest_of: ManifestOf, additions: Sequence[Addition] = (), done: Done | None = None
+) -> list[StepPlan]:
+    """All steps of the run that can be known by now, in order. `done`: what earlier plans with the same manifests found.
 
     Iterations end when there is nothing left to learn from, or when the gate fails: the model of that iteration is discarded with
     its selection, and only rows that are added later start another one.
     """
-    intake = _step_plan(0, "intake", _intake_work(spec), manifest_of)
+    done = Done() if done is None else done
+    intake = _step_plan(0, "intake", _intake_work(spec), manifest_of, done)
     steps = [intake]
     if intake.state is not StepState.DONE:
         return steps
-    intake_files = {name: files_of(intake, path) for name, path in _INTAKE_FILES.items()}
+    intake_files = {name: done.files(intake, path) for name, path in _INTAKE_FILES.items()}
     scope: Artifacts = {name: files for name, files in intake_files.items() if files or name == "unlabeled"}
     failed = False
     for iteration in range(1, max([spec.iterations, *(one.iteration for one in additions)]) + 1):
         added = [one.uri for one in additions if one.iteration == iteration]
         if added:
-            extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of)
+            extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of, done)
             steps.append(extend)
             if extend.state is not StepState.DONE:
                 break
-            scope |= {name: files_of(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
+            scope |= {name: done.files(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
         if not scope["unlabeled"] or (failed and not added):
             break
         before = dict(scope)
-        steps += _iteration(iteration, spec, resolved, scope, manifest_of)
+        steps += _iteration(iteration, spec, resolved, scope, manifest_of, done)
         if scope.get("next_unlabeled") is None or ("gate_passed" in scope and scope["gate_passed"] is None):
             break  # not selected or not measured yet: what comes next is not known
         failed = scope.get("gate_passed") == ()
@@ -135,7 +167,7 @@ def _reading(spec: RunSpec) -> dict[str, Any]:
 
 
 def _iteration(
-    iteration: int, spec: RunSpec, resolved: Resolved, scope: Artifacts, manifest_of: ManifestOf
+    iteration: int, spec: RunSpec, resolved: Resolved, scope: Artifacts, manifest_of: ManifestOf, done: Done
 ) -> Iterator[StepPlan]:
     """The steps of one iteration; puts what they write into `scope`."""
     options = _options(spec, scope)
@@ -150,11 +182,11 @@ def _iteration(
             else:
                 parts = len(scope["unlabeled"] or ()) if step.sharded else None
                 work = Work(step.kind, _params(step, spec, resolved, configuration), inputs, parts)
-                found = _step_plan(iteration, name, work, manifest_of)
+                found = _step_plan(iteration, name, work, manifest_of, done)
             yield found
             for artifact, path in step.writes.items():
                 files = made[artifact]
-                made[artifact] = [*files, *files_of(found, path)] if found.state is StepState.DONE and files is not None else None
+                made[artifact] = [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
         scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
 
 
@@ -253,9 +285,8 @@ def _params(step: Step, spec: RunSpec, resolved: Resolved, configuration: Config
     return params[step.kind]
 
 
-def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf) -> StepPlan:
-    key = work.key
-    found = {shard: manifest for shard in work.shards if (manifest := manifest_of(key, shard)) is not None}
+def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf, done: Done) -> StepPlan:
+    found = done.found(work, manifest_of)
     missing = tuple(shard for shard in work.shards if shard not in found)
     return StepPlan(iteration, name, StepState.READY if missing else StepState.DONE, work, missing, found)
 

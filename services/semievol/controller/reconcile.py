@@ -18,7 +18,7 @@ from semievol.common import errors, work
 from semievol.common.artifacts import Artifacts, Look, Manifest, Shard
 from semievol.common.registry import Registry
 from semievol.controller.models import best_model, models_of, register_models, work_seconds
-from semievol.controller.plan import Addition, StepPlan, StepState
+from semievol.controller.plan import Addition, Done, StepPlan, StepState
 from semievol.controller.runs import TERMINAL, Event, RunRecord, RunStore, step_label
 from semievol.controller.training import TrainingJob
 from semievol.ports import JobSpec, JobState, Launcher, ModelInfo, Trainer
@@ -93,6 +93,7 @@ class RunDriver:
         self._active: dict[ShardId, ActiveJob] = {}
         self._rows: dict[str, list[int]] = {}  # by key of a sharded step
         self._manifests: dict[Shard, Manifest] = {}
+        self._done = Done()
         self._look = self._new_look()  # one for each look at everything
         self._attempts: Counter[ShardId] = Counter()  # by earlier controllers too
         self._first_attempts: Counter[ShardId] = Counter()  # by earlier controllers only
@@ -175,7 +176,7 @@ class RunDriver:
         """One look at everything. True if the run has ended."""
         self._look_at_jobs()
         self._look = self._new_look()
-        steps = self.run.plan(self._look)
+        steps = self.run.plan(self._look, self._done)
         for step in steps:
             if step.state is StepState.DONE and step.label not in self._announced:
                 self._announce(step)
@@ -202,7 +203,7 @@ class RunDriver:
         else:
             self._record({"type": "step_reused", **base})
         if step.work.kind == "report":
-            steps = self.run.plan(self._look)
+            steps = self.run.plan(self._look, self._done)
             for model in register_models(self._world.artifacts, self._world.registry, self.run, steps, step.iteration):
                 if model.name not in self._registered:  # whether or not the registry knew it: its record comes first
                     self._record({"type": "model_registered", "model": model.name})
@@ -268,6 +269,7 @@ class RunDriver:
         attempts = (job.step.label, job.shard)
         tried = self._attempts[attempts] - self._first_attempts[attempts]
         retry = code not in _FINAL_CODES and tried < self._world.max_attempts
+        self._done.clear()
         self._manifests.clear()  # what looked intact may be what the job stumbled over
         self._saved.clear()
         self._world.artifacts.distrust()

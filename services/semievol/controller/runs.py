@@ -19,7 +19,7 @@ from semievol.common import errors
 from semievol.common.keys import canonical_json, content_key
 from semievol.common.records import damaged, read_record
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.controller.plan import Addition, ManifestOf, Resolved, StepPlan, plan
+from semievol.controller.plan import Addition, Done, ManifestOf, Resolved, StepPlan, plan
 from semievol.ports import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ class RunRecord:
     create_time: float
     additions: tuple[Addition, ...] = ()
 
-    def plan(self, manifest_of: ManifestOf) -> list[StepPlan]:
-        return plan(self.spec, self.resolved, manifest_of, self.additions)
+    def plan(self, manifest_of: ManifestOf, done: Done | None = None) -> list[StepPlan]:
+        """See `plan.plan`."""
+        return plan(self.spec, self.resolved, manifest_of, self.additions, done)
 
 
 class RunStore:

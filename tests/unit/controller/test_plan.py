@@ -9,7 +9,7 @@ import pytest
 from semievol.common.artifacts import File, Manifest
 from semievol.common.keys import sha256_hex
 from semievol.common.runspec import RunSpec, parse_run_spec
-from semievol.controller.plan import Resolved, StepPlan, StepState, Work, plan
+from semievol.controller.plan import Done, Resolved, StepPlan, StepState, Work, plan
 from semievol.controller.training import training_spec
 
 RESOLVED = Resolved("b" * 64, "transformers/float32", "e" * 64)
@@ -74,10 +74,10 @@ class World:
     def _file(self, path: str, content: str) -> File:
         return File(path, len(content), sha256_hex(content.encode()))
 
-    def run_to_end(self, run: RunSpec) -> list[StepPlan]:
+    def run_to_end(self, run: RunSpec, done: Done | None = None) -> list[StepPlan]:
         """Runs every ready shard until nothing is left; notes each in `ran`."""
         while True:
-            steps = plan(run, RESOLVED, self.manifest_of)
+            steps = plan(run, RESOLVED, self.manifest_of, done=done)
             ready = [step for step in steps if step.state is StepState.READY]
             if not ready:
                 assert all(step.state is StepState.DONE for step in steps)
@@ -119,6 +119,42 @@ def test_a_run_goes_through_every_step_of_the_method_in_order() -> None:
         "1/evaluate-evolved",
         "1/report",
     ]
+
+
+def test_what_earlier_plans_found_changes_no_plan_and_spares_the_questions() -> None:
+    world, run, done = World(), spec(iterations=3), Done()
+    steps = world.run_to_end(run, done)
+    assert steps == plan(run, RESOLVED, world.manifest_of)
+    asked: list[tuple[str, int | None]] = []
+
+    def ask(key: str, shard: int | None) -> Manifest | None:
+        asked.append((key, shard))
+        return world.manifest_of(key, shard)
+
+    assert plan(run, RESOLVED, ask, done=done) == steps
+    assert asked == []
+    world.manifests.clear()
+    assert plan(run, RESOLVED, ask, done=done) == steps  # until somebody doubts it
+    done.clear()
+    assert [step.state for step in plan(run, RESOLVED, ask, done=done)] == [StepState.READY]
+
+
+def test_a_step_that_is_half_done_is_asked_for_again() -> None:
+    world, run, done = World(), spec(collaborators=[{"model": "base", "references": 0}]), Done()
+    infer: StepPlan | None = None
+    while infer is None:
+        ready = next(one for one in plan(run, RESOLVED, world.manifest_of, done=done) if one.state is StepState.READY)
+        assert ready.work is not None
+        if ready.work.kind == "infer":
+            infer = ready
+        else:
+            for shard in ready.missing:
+                world.publish(ready.work, shard)
+    assert infer.work is not None
+    for shard, left in ((1, (0, 2)), (0, (2,)), (2, ())):
+        world.publish(infer.work, shard)
+        again = next(one for one in plan(run, RESOLVED, world.manifest_of, done=done) if one.label == infer.label)
+        assert again.missing == left
 
 
 def test_a_second_plan_over_the_same_manifests_has_nothing_to_do() -> None:

@@ -10,7 +10,7 @@ from minio.error import S3Error
 
 from semievol.common import errors
 from semievol.common.stores import check_path
-from semievol.common.stores.s3_bucket import ANSWER_S, ATTEMPTS, LIST_PAGE, Bucket, Location, status_of
+from semievol.common.stores.s3_bucket import ATTEMPTS, LIST_PAGE, Bucket, Location, status_of
 from semievol.common.stores.s3_reading import open_object
 from semievol.common.stores.s3_upload import PART_BYTES, Upload
 from semievol.ports import ObjectInfo
@@ -22,12 +22,11 @@ class S3Store:
     """`uri`: see `Location`. Nothing is asked of the server before the first call.
 
     Every call has timeouts, and is tried again `attempts` times, with growing pauses, while the server cannot be reached, answers 5xx or
-    is cut off: each may be sent twice without harm. `answer_s`: seconds until the next bytes of an answer. Besides StorageError all raise
-    Unavailable (not reachable) and NotAllowed.
+    is cut off: each may be sent twice without harm. Besides StorageError all raise Unavailable (not reachable, or it hangs) and NotAllowed.
     """
 
-    def __init__(self, uri: str, *, attempts: int = ATTEMPTS, answer_s: float = ANSWER_S) -> None:
-        self._bucket = Bucket(Location.parse(uri), attempts=attempts, answer_s=answer_s)
+    def __init__(self, uri: str, *, attempts: int = ATTEMPTS) -> None:
+        self._bucket = Bucket(Location.parse(uri), attempts=attempts)
 
     def put(self, path: str, source: bytes | Path) -> None:
         name = self._name(path)

@@ -4,6 +4,7 @@ its private methods included, is in here."""
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import re
@@ -21,7 +22,7 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AWSConfigProvider, EnvAWSProvider, Provider
 from minio.datatypes import Object, Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
 
 from semievol.common import errors
 from semievol.common.endpoints import secret
@@ -29,10 +30,12 @@ from semievol.common.endpoints import secret
 T = TypeVar("T")
 
 ENDPOINT_VARIABLE, REGION_VARIABLE = "SEMIEVOL_S3_ENDPOINT", "SEMIEVOL_S3_REGION"
+_TIMEOUT_VARIABLE = "SEMIEVOL_S3_TIMEOUT_S"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _AWS = "https://s3.amazonaws.com"
 _USUAL_REGION = "us-east-1"  # what servers other than AWS answer to unless they are told otherwise
-_CONNECT_S, ANSWER_S = 10.0, 60.0  # to a connection; to the next bytes of an answer
+_CONNECT_S, _ANSWER_S = 10.0, 60.0  # to a connection; to the next bytes of an answer
+_HANGING_ANSWERS = 2  # as long as so many answers may take, one that hangs is asked for again
 LIST_PAGE = 1000  # what servers send at once
 _CONNECTIONS = 32  # kept open: more than a probe's writers and an upload's parts
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
@@ -103,6 +106,18 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
+def _answer_s() -> float:
+    """Raises InvalidInput."""
+    given = os.environ.get(_TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(given or _ANSWER_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise errors.InvalidInput(f"{_TIMEOUT_VARIABLE} is {given!r}; it has to be seconds, above 0.", field="store")
+    return seconds
+
+
 class _SuiteCredentials(Provider):
     """Read anew for every request, since mounted secrets change: the environment, files that it names, the shared credentials file."""
 
@@ -125,12 +140,13 @@ class _SuiteCredentials(Provider):
 class Bucket:
     """Requests to one bucket. Those that go through `call` are tried again; names are whole keys, prefix included."""
 
-    def __init__(self, location: Location, *, attempts: int = ATTEMPTS, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, location: Location, *, attempts: int = ATTEMPTS) -> None:
         self.location = location
         self.attempts = attempts
+        self._answer_s = _answer_s()
         endpoint = urlsplit(location.endpoint)
         pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=_CONNECT_S, read=answer_s),
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=self._answer_s),
             maxsize=_CONNECTIONS,
             retries=False,  # `call` does that: it knows what may be sent twice
             cert_reqs="CERT_REQUIRED",
@@ -149,11 +165,12 @@ class Bucket:
 
     def call(self, action: str, request: Callable[[], T]) -> T:
         """Sends a request that may be sent twice, again after a pause where that can help. Raises what `translated` says."""
+        end = time.monotonic() + _HANGING_ANSWERS * self._answer_s
         for attempt in range(1, self.attempts + 1):
             try:
                 return request()
             except FAILURES as error:
-                if attempt == self.attempts or not _is_transient(error):
+                if attempt == self.attempts or time.monotonic() > end or not _is_transient(error):
                     raise self.translated(action, error) from error
             pause(attempt)
         raise AssertionError
@@ -223,6 +240,11 @@ class Bucket:
         if _is_distrust(error):
             return errors.Unavailable(
                 f"The S3 server at {where} has no certificate that is trusted here: {errors.first_line(error)}."
+            )
+        if isinstance(error, ReadTimeoutError):
+            return errors.Unavailable(
+                f"Cannot {action}: the S3 server at {where} did not answer within {self._answer_s:g} seconds; {_TIMEOUT_VARIABLE} is how long "
+                "it may take."
             )
         if isinstance(error, HTTPError):
             return errors.Unavailable(
