@@ -73,11 +73,13 @@ class Done:
     def __init__(self) -> None:
         self._manifests: dict[str, Mapping[int | None, Manifest]] = {}  # key -> all its shards'
         self._files: dict[tuple[str, str], tuple[InputFile, ...]] = {}  # (key, path) -> files
+        self._iterations: list[_Ended] = []  # those in which everything is done, from the first on
 
     def clear(self) -> None:
         """What was found may be damaged."""
         self._manifests.clear()
         self._files.clear()
+        self._iterations.clear()
 
     def found(self, work: Work, manifest_of: ManifestOf) -> Mapping[int | None, Manifest]:
         """The manifests that are there, by shard."""
@@ -88,12 +90,33 @@ class Done:
             self._manifests[work.key] = found
         return found
 
+    def ended(self, iteration: int, added: Sequence[str]) -> _Ended | None:
+        """What is known of an iteration in which everything is done, with these rows added for it."""
+        known = self._iterations[iteration - 1] if len(self._iterations) >= iteration else None
+        return known if known and known.added == added else None
+
+    def note(self, iteration: int, ended: _Ended) -> None:
+        """An iteration behind one that is not done, or whose rows became others, is not noted."""
+        del self._iterations[iteration - 1 :]
+        if len(self._iterations) == iteration - 1 and all(step.state is StepState.DONE for step in ended.steps):
+            self._iterations.append(ended)
+
     def files(self, step: StepPlan, path: str) -> tuple[InputFile, ...]:
         """`files_of` a done step."""
         assert step.work is not None
         if (step.work.key, path) not in self._files:
             self._files[step.work.key, path] = files_of(step, path)
         return self._files[step.work.key, path]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An iteration that is done: the rows that were added for it, its steps, what the next one begins with."""
+
+    added: Sequence[str]
+    steps: Sequence[StepPlan]
+    scope: Artifacts
+    failed: bool
 
 
 def plan(
@@ -114,20 +137,28 @@ def plan(
     failed = False
     for iteration in range(1, max([spec.iterations, *(one.iteration for one in additions)]) + 1):
         added = [one.uri for one in additions if one.iteration == iteration]
+        if not added and (failed or not scope["unlabeled"]):
+            break
+        if ended := done.ended(iteration, added):
+            steps += ended.steps
+            scope, failed = dict(ended.scope), ended.failed
+            continue
+        first = len(steps)
         if added:
             extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of, done)
             steps.append(extend)
             if extend.state is not StepState.DONE:
                 break
             scope |= {name: done.files(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
-        if not scope["unlabeled"] or (failed and not added):
-            break
+            if not scope["unlabeled"]:
+                break
         before = dict(scope)
         steps += _iteration(iteration, spec, resolved, scope, manifest_of, done)
         if scope.get("next_unlabeled") is None or ("gate_passed" in scope and scope["gate_passed"] is None):
             break  # not selected or not measured yet: what comes next is not known
         failed = scope.get("gate_passed") == ()
         scope = before if failed else _next_scope(scope)
+        done.note(iteration, _Ended(added, steps[first:], dict(scope), failed))
     return steps
 
 
@@ -186,7 +217,9 @@ def _iteration(
             yield found
             for artifact, path in step.writes.items():
                 files = made[artifact]
-                made[artifact] = [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
+                made[artifact] = (
+                    [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
+                )
         scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
 
 
