@@ -14,7 +14,7 @@ READY := .venv/ready-$(ACCELERATOR)
 READY_VLLM := .venv/ready-vllm-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
 
-.PHONY: help setup setup-vllm demo test lint proto docs bench format lock clean
+.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ bench: $(READY_VLLM) ## run every benchmark, one after the other (BENCH=name run
 	  echo "== benchmarks.$$name"; \
 	  $(BIN)/python -m "benchmarks.$$name"; \
 	done
+
+images: ## build the container images (IMAGES="core engine" builds those)
+	deploy/docker/build.sh $(IMAGES)
+
+test-images: $(READY) images ## try the built images, each the way that a strict pod runs it (asks for root)
+	$(BIN)/pytest tests/images
 
 format: $(READY) ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix .

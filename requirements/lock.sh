@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml anew into lock.txt, torch-pypi.txt and vllm-*.txt. Versions that still fit stay as they are; delete the files to
+# Resolves pyproject.toml anew into lock.txt, torch-pypi.txt, vllm-*.txt and images/. Versions that still fit stay as they are; delete the files to
 # upgrade everything. Needs the CPU build of torch: from the directory WHEELS, or else from the public index of CPU builds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,3 +53,5 @@ sed -i 's/^torch==\([0-9]\)/torch===\1/' "$scratch/torch-pypi.txt"
 
 sed -i '\|^ *# *-c /|d' "$scratch/lock.txt" # where a scratch file lay is nobody's business
 mv "$scratch/lock.txt" "$scratch/torch-pypi.txt" "$scratch/vllm-cpu.txt" "$scratch/vllm-cuda.txt" requirements/
+
+requirements/lock-images.sh

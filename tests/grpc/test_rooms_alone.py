@@ -45,6 +45,19 @@ def test_the_embedding_service_runs_alone_and_ends_cleanly_on_sigterm() -> None:
     assert end(process) == 0
 
 
+def test_a_containers_health_check_says_with_its_exit_code_whether_a_room_works() -> None:
+    def check(address: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "semievol.common.healthcheck", address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    process, address = start("embedding")
+    assert check(address).returncode == 0
+    assert end(process) == 0
+    gone = check(address)
+    assert gone.returncode == 69
+    assert gone.stderr == f"The health of {address} cannot be asked for: UNAVAILABLE.\n"
+
+
 def test_the_retrieval_service_runs_alone_and_ends_cleanly_on_sigterm() -> None:
     process, address = start("retrieval")
     client = RetrievalClient(address)

@@ -2,7 +2,8 @@
 
 A bundled model is carried as GGUF by an installed package. It is prepared once (weights as bf16 safetensors, config, tokenizer,
 chat template) into `<cache>/<name>-<package version>-r<recipe>/` and checked against its recorded fingerprint whenever it is used again.
-One that lies prepared in the user's own cache (`user_cache`, filled by `python -m semievol.common.models bundled:NAME`) is used there.
+One that lies prepared in the user's own cache (`user_cache`, filled by `python -m semievol.common.models bundled:NAME`) is used there, and
+before that one that a container image carries (`$SEMIEVOL_PREPARED_MODELS`, read only): that needs neither the package nor a place to write.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _RECIPE = 1  # raise it when `_convert` writes something else, so that old caches are not reused
 _FINGERPRINT_FILE = "FINGERPRINT"
+PREPARED_MODELS = "SEMIEVOL_PREPARED_MODELS"  # a directory that holds what user_cache() does
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ def _bundled(name: str, cache: Path) -> Path:
     if name not in _BUNDLED:
         known = ", ".join(f"bundled:{known}" for known in sorted(_BUNDLED))
         raise errors.NotFound(f"There is no bundled model {name!r}; known: {known}.", field="model")
+    if carried := _carried(name):
+        return carried
     bundle = _BUNDLED[name]
     spec = find_spec(bundle.package)  # the package itself is never imported: it wants a llama.cpp runtime
     if spec is None or not spec.submodule_search_locations:
@@ -147,6 +151,13 @@ def _bundled(name: str, cache: Path) -> Path:
             return directory / prepared
     _prepare(source, directory / prepared)
     return directory / prepared
+
+
+def _carried(name: str) -> Path | None:
+    """The copy that was prepared when this image was built, of whatever version of the package; None where there is none, or a damaged one."""
+    root = os.environ.get(PREPARED_MODELS, "")
+    found = Path(root).glob(f"{name}-*-r{_RECIPE}") if root else ()
+    return next((directory for directory in sorted(found) if _prepared(directory)), None)
 
 
 def _prepared(directory: Path) -> bool:

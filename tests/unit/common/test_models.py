@@ -115,6 +115,20 @@ def test_a_damaged_cache_is_made_again_and_racers_share_one(tmp_path: Path, monk
     assert sorted(path.name for path in target.parent.iterdir()) == ["model"]
 
 
+def test_a_copy_that_an_image_carries_needs_no_package_and_no_place_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried = _directory(tmp_path / "models" / f"small-1.0-r{models._RECIPE}")
+    (carried / models._FINGERPRINT_FILE).write_text(models.fingerprint(carried))
+    monkeypatch.setitem(models._BUNDLED, "small", models._Bundle("no-such-package", "no_such_package", "small.gguf"))
+    monkeypatch.setenv(models.PREPARED_MODELS, str(carried.parent))
+    assert resolve_model("bundled:small", tmp_path / "cache").directory == carried
+    assert not (tmp_path / "cache").exists()
+    (carried / "tokenizer.json").write_text("changed since")
+    with pytest.raises(errors.NotSupported, match="no-such-package"):
+        resolve_model("bundled:small", tmp_path / "cache")
+
+
 @pytest.mark.models
 def test_the_bundled_model_is_prepared_once_and_loads_as_plain_safetensors(bundled_model: models.LocalModel) -> None:
     directory = bundled_model.directory
