@@ -29,6 +29,7 @@ take_turn() {
   mkdir -p "$STATES"
   exec 9<"$STATES"
   flock --nonblock 9 || { say "waiting for another script that works on a cluster"; flock 9; }
+  [ "$STATES" -ef /dev/fd/9 ] || take_turn # a down.sh that had the turn before has removed it
 }
 
 # PID: when that process began, as text that no other process of this or an earlier boot shares; fails where it runs no more.

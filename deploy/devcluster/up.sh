@@ -81,6 +81,8 @@ lay_link() {
 base_image() {
   local scratch applet
   scratch=$(mktemp -d)
+  # shellcheck disable=SC2064 # this directory; and the trap is the subshell's, since this is a part of a pipeline
+  trap "rm -rf '$scratch'" EXIT
   mkdir -p "$scratch/root/bin"
   install -m 755 "$CACHE/busybox" "$scratch/root/bin/busybox"
   for applet in $("$CACHE/busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$scratch/root/bin/$applet"; done
@@ -93,7 +95,6 @@ JSON
   echo '[{"Config": "config.json", "RepoTags": ["localhost/pause:devcluster", "localhost/busybox:devcluster"], "Layers": ["layer.tar"]}]' \
     >"$scratch/manifest.json"
   tar -C "$scratch" -c manifest.json config.json layer.tar
-  rm -rf "$scratch"
 }
 
 load_base_image() {
