@@ -14,10 +14,10 @@ READY := .venv/ready-$(ACCELERATOR)
 READY_VLLM := .venv/ready-vllm-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
 
-.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean
+.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean cluster-up cluster-down
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the locked dependencies (CPU builds where there is no NVIDIA GPU)
 	@echo "setup: ready; try make demo, or .venv/bin/semievol --help"
@@ -40,7 +40,7 @@ demo: $(READY) ## evolve a small model on the townhall example, then ask it a qu
 
 test: $(READY_VLLM) ## run every test, those with the real models, vLLM and servers included
 	requirements/servers.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster"
 
 lint: $(READY) ## check style, types, import boundaries, protos and that generated files are current
 	@failed=0; \
@@ -74,6 +74,11 @@ images: ## build the container images (IMAGES="core engine" builds those)
 
 test-images: $(READY) images ## try the built images, each the way that a strict pod runs it (asks for root)
 	$(BIN)/pytest tests/images
+cluster-up: ## bring up a real Kubernetes of one node on this machine (GPUS=n counts so many GPUs; needs root)
+	deploy/devcluster/up.sh
+
+cluster-down: ## take it down, without a trace
+	deploy/devcluster/down.sh
 
 format: $(READY) ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix .
