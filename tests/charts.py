@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,24 @@ def pods(objects: tuple[Object, ...]) -> Iterator[Pod]:
         yield Pod(f"Pod {one['metadata']['name']}", one["metadata"]["labels"], one["spec"])
     for kind, entry in templates(objects).items():
         yield Pod(f"template {kind}", entry["template"]["metadata"]["labels"], entry["template"]["spec"])
+
+
+def main() -> None:
+    """Prints what the launchers make of the templates in a rendered release, as objects that the API server would be given."""
+    objects = tuple(one for one in yaml.safe_load_all(Path(sys.argv[1]).read_text()) if one)
+    made = [
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": kind, "labels": entry["job"]["labels"]},
+            "spec": {"template": entry["template"]},
+        }
+        if "job" in entry
+        else {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": kind}, "spec": entry["template"]["spec"]}
+        for kind, entry in templates(objects).items()
+    ]
+    print(yaml.safe_dump_all(made))
+
+
+if __name__ == "__main__":
+    main()

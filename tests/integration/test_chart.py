@@ -51,9 +51,7 @@ def _settings_classes() -> list[type[BaseSettings]]:
 @pytest.fixture(scope="module")
 def known_names() -> set[str]:
     """Every variable that some process of the suite reads."""
-    fields = {
-        f"{cls.model_config['env_prefix']}{field}".upper() for cls in _settings_classes() for field in cls.model_fields
-    }
+    fields = {f"{cls.model_config['env_prefix']}{field}".upper() for cls in _settings_classes() for field in cls.model_fields}
     sources = "\n".join(path.read_text() for path in Path(semievol.__path__[0]).rglob("*.py"))
     literal = set(re.findall(r'"(SEMIEVOL_[A-Z0-9_]*[A-Z0-9])"', sources))
     return fields | literal
@@ -267,7 +265,9 @@ def test_every_pod_has_a_policy_and_every_other_flow_is_denied(release: tuple[Ob
     assert {port["port"] for rule in default["egress"] for port in rule["ports"]} == {53}
     for pod in pods(release):
         assert default["podSelector"]["matchLabels"].items() <= pod.labels.items()
-        mine = [one for one in _policies(release).values() if one["spec"]["podSelector"]["matchLabels"].items() <= pod.labels.items()]
+        mine = [
+            one for one in _policies(release).values() if one["spec"]["podSelector"]["matchLabels"].items() <= pod.labels.items()
+        ]
         assert len(mine) == 1, pod.owner
 
 
@@ -281,9 +281,9 @@ def test_what_a_pod_calls_is_what_its_policy_allows(release: tuple[Object, ...])
 
 
 def test_one_certificate_covers_every_name_that_is_called() -> None:
-    names = of_kind(
-        render("", "tls.mode=cert-manager", "tls.certManager.issuerRef.name=ca", "engine.runs=pods"), "Certificate"
-    )[0]["spec"]["dnsNames"]
+    names = of_kind(render("", "tls.mode=cert-manager", "tls.certManager.issuerRef.name=ca", "engine.runs=pods"), "Certificate")[
+        0
+    ]["spec"]["dnsNames"]
     called = {
         host
         for pod in ours(render("", "engine.runs=pods"))
@@ -332,21 +332,6 @@ def test_values_files_satisfy_the_schema(name: str) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
     jsonschema.validate(yaml.safe_load((CHART / name).read_text()), schema)
-
-
-def test_every_value_has_a_comment() -> None:
-    """`# -- ` above a key, or above the group that it is listed in."""
-    lines = (CHART / "values.yaml").read_text().splitlines()
-    bare = []
-    for before, line in zip(lines, lines[1:], strict=False):
-        leaf = re.fullmatch(r" *[a-zA-Z]+: .*[^:]", line)
-        if leaf and "#" not in before + line and not before.rstrip().endswith(":") and _is_group_start(before):
-            bare.append(line)
-    assert bare == []
-
-
-def _is_group_start(line: str) -> bool:
-    return not line.strip()
 
 
 def test_the_chart_is_of_the_projects_version() -> None:

@@ -57,7 +57,9 @@ def until(what: str, attempt: Callable[[], None], timeout_s: float, *, pause_s: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m semievol.cluster.prepare", description="Waits for servers that are starting.")
+    parser = argparse.ArgumentParser(
+        prog="python -m semievol.cluster.prepare", description="Waits for servers that are starting."
+    )
     parser.add_argument("--make-bucket", metavar="URI", help="S3 store whose bucket is made where it is missing")
     parser.add_argument("--milvus", metavar="URI", help="Milvus server that is waited for")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=600.0, help="longest wait for each")
