@@ -99,6 +99,7 @@ def definitions() -> Schema:
     modes = one_of("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod", "ReadOnlyMany")
     return {
         "quantity": {"type": ["string", "number"], "pattern": "^[0-9.]+(m|[kKMGTPE]i?)?$"},
+        "quantities": {"type": "object", "additionalProperties": ref("quantity")},
         "size": {"anyOf": [{"const": ""}, ref("quantity")]},
         "port": {"type": "integer", "minimum": 0, "maximum": 65535},
         "texts": {"type": "object", "additionalProperties": TEXT},
@@ -109,7 +110,7 @@ def definitions() -> Schema:
             registry=TEXT, repository=TEXT, tag=TEXT, digest=text("^(sha256:[0-9a-f]{64})?$"),
             pullPolicy=one_of("", "Always", "IfNotPresent", "Never"),
         ),
-        "resources": mapping(**dict.fromkeys(("requests", "limits"), {"type": "object", "additionalProperties": ref("quantity")})),
+        "resources": mapping(requests=ref("quantities"), limits=ref("quantities")),
         "serviceAccount": mapping(create=SWITCH, name=TEXT, annotations=ref("texts")),
         "service": mapping(
             type=one_of("ClusterIP", "NodePort", "LoadBalancer"), port=ref("port"), nodePort=ref("port"), annotations=ref("texts")

@@ -79,6 +79,9 @@ class Pod:
     def containers(self) -> list[Object]:
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
+    def arguments(self) -> list[str]:
+        return [argument for container in self.containers for argument in container.get("args", [])]
+
     def environment(self) -> dict[str, str]:
         """Of the container that does the work; a value from a Secret or a field is empty."""
         return {one["name"]: one.get("value", "") for one in self.spec["containers"][0].get("env", [])}

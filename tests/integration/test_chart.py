@@ -112,7 +112,7 @@ def test_addresses_name_services_of_the_release_at_their_ports(release: tuple[Ob
     called = {
         address
         for pod in ours(release)
-        for value in [*pod.environment().values(), *sum((c.get("args", []) for c in pod.containers), [])]
+        for value in [*pod.environment().values(), *pod.arguments()]
         for address in re.findall(r"[\w.-]+\.svc\.cluster\.local:\d+", value)
     }
     assert len(called) >= 7
@@ -275,7 +275,7 @@ def test_what_a_pod_calls_is_what_its_policy_allows(release: tuple[Object, ...])
     """Addresses in its environment and arguments, against the flows from it."""
     leaving = {(source, to.removesuffix("-headless"), port) for source, to, port in _peers(_policies(release), "egress")}
     for pod in ours(release):
-        words = [*pod.environment().values(), *sum((container.get("args", []) for container in pod.containers), [])]
+        words = [*pod.environment().values(), *pod.arguments()]
         for name, port in re.findall(r"semievol-([a-z-]+)\.evolving\.svc\.cluster\.local:(\d+)", " ".join(words)):
             assert (pod.component, name.removesuffix("-headless"), int(port)) in leaving
 
