@@ -115,7 +115,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "semievol.fullname" .root }}-{{ .name }}{{ .suffix | default "-headless" }}
+  name: {{ include "semievol.fullname" .root }}-{{ .name }}{{ hasKey . "suffix" | ternary .suffix "-headless" }}
   labels:
     {{- include "semievol.labels" . | nindent 4 }}
 spec:

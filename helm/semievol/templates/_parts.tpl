@@ -5,7 +5,6 @@
 {{- define "semievol.prepare" -}}
 {{- if or .store .milvus -}}
 {{- $values := include "semievol.values" . | fromYaml -}}
-{{- $core := include "semievol.merged" (dict "base" $values.image "over" (dict "repository" "semievol-core")) | fromYaml -}}
 {{- $args := list "semievol.cluster.prepare" -}}
 {{- if .store -}}
 {{- $args = concat $args (list "--make-bucket" (include "semievol.store" .root)) -}}
@@ -14,7 +13,7 @@
 {{- $args = concat $args (list "--milvus" (include "semievol.milvusUri" .root)) -}}
 {{- end -}}
 - name: prepare
-  image: {{ include "semievol.image" (dict "root" .root "values" (dict "image" $core)) }}
+  image: {{ include "semievol.image" (dict "root" .root "values" $values) }}
   imagePullPolicy: {{ $values.image.pullPolicy | default .root.Values.image.pullPolicy }}
   args: {{ toJson $args }}
   env:
