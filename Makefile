@@ -14,7 +14,10 @@ READY := .venv/ready-$(ACCELERATOR)
 READY_VLLM := .venv/ready-vllm-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
 
-.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean cluster-up cluster-down
+CHART_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/semievol/bin
+KUBERNETES_VERSIONS ?= 1.34.4 1.30.14
+
+.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +64,15 @@ proto: $(READY) ## generate the API's Python code from proto/
 
 docs: $(READY) ## write docs/cli.md from the commands
 	$(BIN)/python -m semievol.cli.reference >docs/cli.md
+
+chart: $(READY) ## lint the chart, run its unit tests, validate what it renders against Kubernetes' API, check its generated files
+	deploy/devcluster/build.sh helm helm-docs helm-unittest kubeconform
+	helm/check.sh $(KUBERNETES_VERSIONS)
+
+chart-docs: $(READY) ## write the chart's README and schema
+	deploy/devcluster/build.sh helm-docs
+	$(BIN)/python helm/schema.py
+	cd helm/semievol && $(CHART_BIN)/helm-docs --log-level warning
 
 bench: $(READY_VLLM) ## run every benchmark, one after the other (BENCH=name runs one)
 	@requirements/servers.sh

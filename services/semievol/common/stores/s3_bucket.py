@@ -177,6 +177,14 @@ class Bucket:
 
     # -------------------------------------------------------------- requests: sent once, as they are
 
+    def make(self) -> None:
+        """Makes the bucket; one that is ours already stays as it is."""
+        try:
+            self._client.make_bucket(self.location.bucket)
+        except S3Error as error:
+            if error.code != "BucketAlreadyOwnedByYou":
+                raise
+
     def put(self, name: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         self._client._put_object(self.location.bucket, name, data, dict(headers or {}))
 
