@@ -9,7 +9,7 @@ runs over all of them. All methods block; callers that live on an event loop go 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -506,4 +506,66 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Cancels all jobs of this process and waits for them."""
+        ...
+
+
+# ---------------------------------------------------------------- engines of runs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How far an engine is. `address`: HOST:PORT once it answers; until then it is empty, and `reason` says what is waited for.
+
+    `base`: what it serves as its base, where it was asked. `crowded`: there is no room for it at present. `failed`: it will not come up
+    however long one waits."""
+
+    address: str = ""
+    reason: str = ""
+    base: ModelInfo | None = None
+    crowded: bool = False
+    failed: bool = False
+
+
+class Engines(Protocol):
+    """Engines that answer a run's steps. A slot names one of the run's engines (`shared`, `warm-2`); any weights can be loaded into any.
+
+    `takes_turns`: they have to be gone before the run trains. `settings`: what they are told, hashed; empty where that is not known here."""
+
+    takes_turns: bool
+    settings: str
+
+    def capacity(self) -> int | None:
+        """How many can be at work side by side; None where nobody can say."""
+        ...
+
+    def acquire(self, run: str, slot: str) -> EngineState:
+        """Starts the run's engine of this slot unless there is one; returns at once. Raises Unavailable (whoever starts engines does not answer)."""
+        ...
+
+    def held(self, run: str) -> list[str]:
+        """Slots of the run whose engines are there or on their way, those that another process started included. Raises Unavailable."""
+        ...
+
+    def release(self, run: str, slot: str = "") -> bool:
+        """Ends the engine of a slot, or all of the run's; returns at once, and whether they are gone. Raises Unavailable."""
+        ...
+
+    def used(self, run: str) -> tuple[int, int]:
+        """(engines started, changes of weights in them): for the run, or, where engines are not the runs' own, since the service began."""
+        ...
+
+
+class ServingEngines(Protocol):
+    """Engines that answer queries, apart from runs. They may have to make room for a run."""
+
+    def yield_to(self, run: str) -> str:
+        """The run wants what they compute on: ends them if they stand in its way. What to tell whoever looks at the run; empty where they stay."""
+        ...
+
+    def restore(self, run: str) -> None:
+        """The run needs them gone no more; when no run does, they come back."""
+        ...
+
+    def recover(self, runs: Collection[str]) -> None:
+        """At the start: `runs` are unfinished. Engines that yielded to others come back."""
         ...
