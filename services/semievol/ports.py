@@ -551,8 +551,11 @@ class Engines(Protocol):
 
     `takes_turns`: they have to be gone before the run trains. `settings`: what they are told, hashed; empty where that is not known here."""
 
-    takes_turns: bool
-    settings: str
+    @property
+    def takes_turns(self) -> bool: ...
+
+    @property
+    def settings(self) -> str: ...
 
     def capacity(self) -> int | None:
         """How many can be at work side by side; None where nobody can say."""

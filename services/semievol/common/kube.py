@@ -140,6 +140,11 @@ class Kube:
                 return found
             query = {**query, "continue": following}
 
+    def cluster_list(self, path: str) -> list[Object]:
+        """Objects that are in no namespace (`/api/v1/nodes`), the first page of them. Raises NotAllowed, as a rule: that takes a ClusterRole."""
+        found: list[Object] = self._json(Request("GET", path, {"limit": str(_PAGE)}), f"list {path}").get("items") or []
+        return found
+
     def create(self, kind: Kind, body: Object) -> Object:
         """Raises AlreadyExists, InvalidInput, NotAllowed (by role, quota or pod security)."""
         return self._json(Request("POST", self._path(kind), body=body), f"create {kind.plural} {body['metadata']['name']}")

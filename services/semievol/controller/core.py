@@ -286,10 +286,11 @@ class Controller:
 
     def resume_all(self) -> None:
         """Lets every unfinished run go on."""
-        for record in self._world.runs.all():
-            if run_state(self._world.runs.events(record.id)) == "running":
-                log.info("Resuming run %s", record.id)
-                self._drive(record)
+        unfinished = [one for one in self._world.runs.all() if run_state(self._world.runs.events(one.id)) == "running"]
+        self._world.recover([record.id for record in unfinished])
+        for record in unfinished:
+            log.info("Resuming run %s", record.id)
+            self._drive(record)
 
     def close(self) -> None:
         """Stops driving; unfinished runs go on with the next controller."""

@@ -124,10 +124,11 @@ class EngineTurns:
         self.waiting = {label: reason for label, reason in self.waiting.items() if label in labels}
         if not self._engines.takes_turns:
             return
-        try:
-            self._held = set(self._engines.held(self._run.id))
-        except _PASSING as error:
-            log.warning("Run %s: %s", self._run.id, error.message)
+        if self._crowded or not any(_asks(step) or _trains_here(step) for step in active):  # else nothing hangs on it
+            try:
+                self._held = set(self._engines.held(self._run.id))
+            except _PASSING as error:
+                log.warning("Run %s: %s", self._run.id, error.message)
         self._slots = self._slots_of(steps)
         self._turn = self._whose(steps, ready, active)
         if self._turn is not Turn.ANY:
@@ -201,6 +202,7 @@ class EngineTurns:
             gone = self._engines.release(self._run.id)
         except _PASSING as error:
             return error.message
+        self._held.clear()
         if not gone:
             return "Waits until the run's engines have ended: training needs what they compute on."
         return self._addresses
@@ -259,9 +261,7 @@ class EngineTurns:
     def _slots_of(self, steps: Sequence[StepPlan]) -> dict[str, str]:
         """Step -> the engine that answers it. Dedicated: one for each configuration of collaborators (weights and references); the other
         steps are asked of one that has their weights, if there is one."""
-        configurations = list(
-            dict.fromkeys(step.name.removeprefix("infer/") for step in steps if step.name.startswith("infer/"))
-        )
+        configurations = list(dict.fromkeys(step.name.removeprefix("infer/") for step in steps if step.name.startswith("infer/")))
         asking = [step for step in steps if step.work is not None and _asks(step)]
         if not self._is_dedicated(len(configurations)):
             return {step.label: _SHARED for step in asking}

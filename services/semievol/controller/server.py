@@ -17,11 +17,14 @@ from semievol.common.stores import open_store
 from semievol.common.stores.probe import probe as probe_store
 from semievol.controller.core import Controller
 from semievol.controller.diagnosis import Parts
+from semievol.controller.engines import EngineTurns
 from semievol.controller.forecast import Forecaster
+from semievol.controller.known import BaseOfRuns, KnownBases
+from semievol.controller.pods import Answering, answering
 from semievol.controller.preview import Outputs
 from semievol.controller.reconcile import Surroundings
 from semievol.controller.resolve import Resolver
-from semievol.controller.runs import RunStore
+from semievol.controller.runs import RunRecord, RunStore
 from semievol.controller.servicer import ControllerServicer
 from semievol.controller.settings import ControllerSettings
 from semievol.controller.v1 import controller_service_pb2 as pb
@@ -36,12 +39,17 @@ def launcher(settings: ControllerSettings) -> Launcher:
     return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
 
 
-def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[str, str]) -> Controller:
-    """A controller over the settings' store. `addresses`: service -> host:port; those that are missing are asked for in vain."""
+def controller(
+    settings: ControllerSettings, jobs: Launcher, addresses: Mapping[str, str], engines: Answering | None = None
+) -> Controller:
+    """A controller over the settings' store. `addresses`: service -> host:port; those that are missing are asked for in vain. `engines`: others
+    than those that the settings name."""
     store = open_store(settings.store)
     artifacts = Artifacts(store)
 
     services = Services(addresses)
+    found = engines or answering(settings, addresses.get("generation", ""), lambda: services.generation.models()[0])
+    known = KnownBases(store, found.engines.settings)
 
     def intake(params: Mapping[str, Any], cancel: Cancel) -> Outputs:
         from semievol.steps import intake as step
@@ -51,6 +59,10 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
             made = step.run(StepContext(artifacts, services, params, {}, None, cancel, lambda progress: None, Path(scratch)))
             return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
 
+    def turns(run: RunRecord) -> EngineTurns:
+        limits = {"parallelism": settings.parallelism, "placement": settings.placement}
+        return EngineTurns(run, found.engines, found.serving, known, addresses, **limits)
+
     runs = RunStore(store)
     surroundings = Surroundings(
         artifacts=artifacts,
@@ -59,12 +71,12 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         registry=Registry(store),
         launcher=jobs,
         trainer=lambda: services.training,
-        addresses=addresses,
         parallelism=settings.parallelism,
         max_attempts=settings.max_attempts,
         backoff_s=settings.backoff_s,
         poll_s=settings.poll_s,
-        base=lambda: services.generation.models()[0],
+        turns=turns,
+        recover=found.recover,
     )
     forecaster = Forecaster(
         artifacts, runs, intake, lambda: services.generation, lambda: services.embedding, lambda: services.retrieval
@@ -78,7 +90,8 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         judge=lambda: services.judging,
         trainer=lambda: services.training,
     )
-    resolver = Resolver(lambda: services.generation, lambda: services.embedding)
+    base = BaseOfRuns(known, lambda: services.generation.models()[0], found.engines) if found.engines.takes_turns else None
+    resolver = Resolver(lambda: services.generation, lambda: services.embedding, base)
     return Controller(surroundings, resolver, settings.models_directory, forecaster, parts)
 
 

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -49,6 +50,9 @@ class EngineSettings(BaseSettings):
     engine_starts: int = Field(default=3, ge=1, le=100)
     """How often an engine that ends before it has answered is started, before the run fails."""
 
+    serving_engine: str = ""
+    """The Deployment of the engines that answer queries, which makes room for runs (SEMIEVOL_CONTROLLER_SERVING_YIELDS); empty: none does."""
+
     gpus: int | None = Field(default=None, ge=0)
     """GPUs that engines of runs may have side by side, for `placement: auto`. Unset: as many as the nodes say, if the controller's role may read
     nodes; else nobody knows, and all weights share an engine."""
@@ -78,15 +82,24 @@ class _Pod:
 
 
 class PodEngines:
-    """See `ports.Engines`. `ask`: what an engine at an address serves as its base; raises Unavailable."""
+    """See `ports.Engines`. `ask`: what an engine at an address serves as its base; raises Unavailable. `by_name`: addresses are names, which
+    certificates can hold, where the template gives pods a subdomain; else they are the pods' IPs."""
 
     takes_turns = True
 
     def __init__(
-        self, kube: Kube, settings: KubernetesSettings, own: EngineSettings, ask: Callable[[str], ModelInfo], *, look_s: float = _LOOK_S
+        self,
+        kube: Kube,
+        settings: KubernetesSettings,
+        own: EngineSettings,
+        ask: Callable[[str], ModelInfo],
+        *,
+        by_name: bool = False,
+        look_s: float = _LOOK_S,
     ) -> None:
         """Raises InvalidInput (no usable template)."""
-        self._kube, self._settings, self._own, self._ask, self._look_s = kube, settings, own, ask, look_s
+        self._kube, self._settings, self._own, self._ask = kube, settings, own, ask
+        self._by_name, self._look_s = by_name, look_s
         template = self._template()
         self.settings = hashlib.sha256(json.dumps(_main(template.pod), sort_keys=True).encode()).hexdigest()
         instance = _labels(template.pod).get(objects.INSTANCE)
@@ -123,7 +136,9 @@ class PodEngines:
                 self._deaths.pop((run, slot))
                 return EngineState(reason=words, failed=True)
             self._start(run, slot)
-            return EngineState(reason=f"The engine {slot} is being started." + (f" The one before ended: {words}" if words else ""))
+            return EngineState(
+                reason=f"The engine {slot} is being started." + (f" The one before ended: {words}" if words else "")
+            )
 
     def held(self, run: str) -> list[str]:
         with self._lock:
@@ -131,7 +146,7 @@ class PodEngines:
 
     def release(self, run: str, slot: str = "") -> bool:
         with self._lock:
-            mine = [pod for pod in self._pods(fresh=True) if pod.run == run and slot in ("", pod.slot)]
+            mine = [pod for pod in self._pods() if pod.run == run and slot in ("", pod.slot)]
             for pod in mine:
                 if not pod.ending:
                     self._count(pod)
@@ -141,7 +156,7 @@ class PodEngines:
 
     def used(self, run: str) -> tuple[int, int]:
         with self._lock:
-            for pod in self._pods(fresh=True):
+            for pod in self._pods():
                 if pod.run == run and not pod.ending:
                     self._count(pod)
             counted = self._used.get(run, {}).values()
@@ -223,6 +238,9 @@ class PodEngines:
         self._used.setdefault(pod.run, {})[pod.uid] = (max(1, base.engine_starts), base.weight_swaps)
 
     def _address(self, pod: _Pod) -> str:
+        spec = pod.body["spec"]
+        if self._by_name and spec.get("subdomain"):
+            return f"{spec['hostname']}.{spec['subdomain']}.{self._kube.namespace}.svc:{self._own.engine_port}"
         ip = str(pod.body["status"].get("podIP", ""))
         return f"[{ip}]:{self._own.engine_port}" if ":" in ip else f"{ip}:{self._own.engine_port}"
 
@@ -257,6 +275,8 @@ def engine_pod(run: str, slot: str, number: int, template: objects.Template, own
     spec = pod["spec"]
     spec["restartPolicy"] = "Never"
     spec["automountServiceAccountToken"] = False
+    if spec.get("subdomain"):
+        spec["hostname"] = name
     for container in spec["containers"]:
         if container["name"] == objects.CONTAINER:
             container["terminationMessagePolicy"] = "FallbackToLogsOnError"
@@ -314,10 +334,4 @@ def _pod(body: Object) -> _Pod:
 def _overdue(pod: _Pod) -> bool:
     """Its deletion's time, which has the grace in it, is long past."""
     stamp = pod.body["metadata"].get("deletionTimestamp")
-    return bool(stamp) and time.time() - _seconds(str(stamp)) > _OVERDUE_S
-
-
-def _seconds(stamp: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(stamp).timestamp()
+    return bool(stamp) and time.time() - datetime.fromisoformat(str(stamp)).timestamp() > _OVERDUE_S

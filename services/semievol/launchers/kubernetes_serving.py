@@ -45,7 +45,9 @@ class DeploymentServing:
         if self._mode == "false":
             return ""
         with self._lock:
-            if time.monotonic() - self._looked < self._look_s and (run in self._runs or not self._note):
+            if self._note:  # away for another run: they stay away for this one, too
+                self._runs.add(run)
+            if time.monotonic() - self._looked < self._look_s:
                 return self._note if run in self._runs else ""
             self._looked = time.monotonic()
             try:
