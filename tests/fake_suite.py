@@ -18,6 +18,7 @@ from semievol.common.keys import derive_seed
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.stores import open_store
 from semievol.controller import server as controller_server
+from semievol.controller.pods import Answering
 from semievol.controller.settings import ControllerSettings
 from semievol.embedding import server as embedding_server
 from semievol.embedding.backends.fake import FakeEmbedder
@@ -127,12 +128,13 @@ def fake_suite(
     engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
     backoff_s: float = 1.0,
+    engines_of: Callable[[str], Answering] | None = None,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All seven services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
     `index`, `embedder`: others of the caller's in place of the fakes; `engine_of`: what stands between the generation service and the
-    fake engine. `engine_faults`: as FakeEngine has them."""
+    fake engine; `engines_of`: what answers runs, given the generation service's address. `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
     store = store or (home / "artifacts").as_uri()
     artifacts = Artifacts(open_store(store))
@@ -161,7 +163,8 @@ def fake_suite(
         )
         jobs = controller_server.launcher(settings)
         stack.callback(jobs.close)
-        core = controller_server.controller(settings, jobs, addresses)
+        engines = engines_of(addresses["generation"]) if engines_of else None
+        core = controller_server.controller(settings, jobs, addresses, engines)
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)
