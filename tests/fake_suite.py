@@ -164,7 +164,7 @@ def fake_suite(
         jobs = controller_server.launcher(settings)
         stack.callback(jobs.close)
         engines = engines_of(addresses["generation"]) if engines_of else None
-        core = controller_server.controller(settings, jobs, addresses, engines)
+        core = controller_server.controller(settings, jobs, addresses, engines=engines)
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)

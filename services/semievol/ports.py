@@ -529,6 +529,15 @@ class Launcher(Protocol):
         ...
 
 
+@runtime_checkable
+class RunOwner(Protocol):
+    """A launcher whose jobs belong to their runs, and go with them."""
+
+    def forget_run(self, run: str) -> None:
+        """Deletes what there is of a run, jobs at work included; nothing of it is no error. Raises Unavailable, NotAllowed."""
+        ...
+
+
 # ---------------------------------------------------------------- engines of runs
 
 

@@ -84,7 +84,7 @@ def test_a_cancelled_run_leaves_no_engine(tmp_path: Path) -> None:
         run = suite.client.submit(suite.spec()).id
         wait_for(lambda: bool(engines.there))
         assert serving.away
-        suite.client.cancel(run)
+        suite.client.cancel_run(run)
         assert engines.there == []
         assert not serving.away
 
@@ -143,5 +143,5 @@ def test_whoever_looks_is_told_that_serving_is_away(tmp_path: Path) -> None:
     with fake_suite(tmp_path, engines_of=with_engines(engines, serving)) as suite:
         run = suite.client.submit(suite.spec()).id
         wait_for(lambda: list(suite.client.get_run(run).notes) == ["The serving engines have made room."])
-        suite.client.cancel(run)
+        suite.client.cancel_run(run)
         assert list(suite.client.get_run(run).notes) == []

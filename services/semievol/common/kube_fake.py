@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from semievol.common import errors
-from semievol.common.kube import Kube, Kind, Object, Request, Response
+from semievol.common.kube import Kind, Kube, Object, Request, Response
 
 
 class FakeApiServer:
