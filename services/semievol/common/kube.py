@@ -132,6 +132,11 @@ class Kube:
         """Raises NotFound."""
         return self._json(Request("GET", self._path(kind, name)), f"read {kind.plural} {name}")
 
+    def cluster_list(self, path: str) -> list[Object]:
+        """Objects that are in no namespace (`/api/v1/nodes`), the first page of them. Raises NotAllowed, as a rule: that takes a ClusterRole."""
+        found: list[Object] = self._json(Request("GET", path, {"limit": str(_PAGE)}), f"list {path}").get("items") or []
+        return found
+
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None, *, fields: str = "") -> list[Object]:
         """All objects with these labels, read in pages. `fields`: a field selector."""
         query = {"limit": str(_PAGE)}
@@ -147,11 +152,6 @@ class Kube:
             if not following:
                 return found
             query = {**query, "continue": following}
-
-    def cluster_list(self, path: str) -> list[Object]:
-        """Objects that are in no namespace (`/api/v1/nodes`), the first page of them. Raises NotAllowed, as a rule: that takes a ClusterRole."""
-        found: list[Object] = self._json(Request("GET", path, {"limit": str(_PAGE)}), f"list {path}").get("items") or []
-        return found
 
     def create(self, kind: Kind, body: Object) -> Object:
         """Raises AlreadyExists, InvalidInput, NotAllowed (by role, quota or pod security)."""

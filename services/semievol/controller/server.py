@@ -89,8 +89,15 @@ def controller(
             return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
 
     def turns(run: RunRecord) -> EngineTurns:
-        limits = {"parallelism": settings.parallelism, "placement": settings.placement}
-        return EngineTurns(run, found.engines, found.serving, known, addresses, **limits)
+        return EngineTurns(
+            run,
+            found.engines,
+            found.serving,
+            known,
+            addresses,
+            parallelism=settings.parallelism,
+            placement=settings.placement,
+        )
 
     runs = RunStore(store)
     surroundings = Surroundings(

@@ -23,7 +23,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from semievol.common import errors
-from semievol.common.kube import CONFIG_MAP, DEPLOYMENT, POD, Kube, KubernetesSettings, Object
+from semievol.common.kube import CONFIG_MAP, DEPLOYMENT, POD, Kube, KubernetesSettings, Object, reference
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
 from semievol.ports import EngineState, ModelInfo
@@ -287,7 +287,7 @@ def engine_pod(run: str, slot: str, number: int, template: objects.Template, own
             "name": name,
             "labels": {**(meta.get("labels") or {}), **ours},
             "annotations": {**(meta.get("annotations") or {}), RUN_ID: run},
-            "ownerReferences": [objects.reference("v1", "ConfigMap", owner)],
+            "ownerReferences": [reference("v1", "ConfigMap", owner)],
         },
         "spec": spec,
     }
