@@ -36,8 +36,7 @@ class FakeApiServer:
         """Makes or changes an object behind everybody's back, as the cluster's own controllers do."""
         with self._lock:
             path = f"/{kind.api}/namespaces/{self._namespace}/{kind.plural}/{body['metadata']['name']}"
-            known = self._objects.get(path, {"metadata": {}})
-            return self._keep(path, {**known, **body, "metadata": {**known["metadata"], **body["metadata"]}})
+            return self._keep(path, _merged(self._objects.get(path, {}), body))
 
     def remove(self, kind: Kind, name: str) -> None:
         with self._lock:
