@@ -122,9 +122,12 @@ def test_no_engine_is_there_while_a_run_trains(tmp_path: Any) -> None:
         assert not (training and engines.there), f"{training} beside {engines.there}"
 
 
-def test_the_base_is_evaluated_by_the_engine_that_answers_and_starts_none_before_training(tmp_path: Any) -> None:
+@pytest.mark.parametrize("parallelism", [1, 4])
+def test_the_base_is_evaluated_by_the_engine_that_answers_and_starts_none_before_training(
+    tmp_path: Any, parallelism: int
+) -> None:
     """`evaluate-base` can be done as soon as the rows are read; an engine started for it would be ended for `warm` at once."""
-    drive = Drive(tmp_path, FakeEngines(), spec(collaborators=FOUR, placement="shared")).to_end()
+    drive = Drive(tmp_path, FakeEngines(), spec(collaborators=FOUR, placement="shared"), parallelism=parallelism).to_end()
     order = list(drive.addresses)
     assert order.index("1/warm") < order.index("1/evaluate-base") < order.index("1/evolve")
     assert order.index("1/evaluate-warm") < order.index("1/evolve") < order.index("1/evaluate-evolved")

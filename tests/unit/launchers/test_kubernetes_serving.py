@@ -100,6 +100,15 @@ def test_somebody_who_scales_them_up_in_between_is_asked_again_and_kept_in_mind(
     assert serving.replicas == 3
 
 
+def test_somebody_who_has_brought_them_back_has_the_last_word(serving: Serving) -> None:
+    one = serving.as_controller()
+    one.yield_to(RUN)
+    serving.scale(1)
+    one.restore(RUN)
+    assert serving.replicas == 1
+    assert REPLICAS not in serving.deployment["metadata"].get("annotations", {})
+
+
 def test_engines_that_were_scaled_to_none_by_hand_stay_so(tmp_path: Path) -> None:
     serving = Serving(tmp_path, replicas=0)
     one = serving.as_controller()
