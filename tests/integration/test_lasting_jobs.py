@@ -23,7 +23,7 @@ from tests.manifests import manifests
 
 def of(step: str) -> Any:
     """A script that leaves this step's jobs running until the test ends them."""
-    return lambda job: JobStatus(JobState.RUNNING) if f"-{step}-" in job.name else None
+    return lambda job: JobStatus(JobState.RUNNING) if f"-{step}-" in f"{job.name}-" else None
 
 
 @contextmanager
