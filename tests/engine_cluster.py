@@ -62,8 +62,10 @@ class Cluster:
 
     def engines(self, **own: Any) -> PodEngines:
         """As a controller that starts now has them."""
-        settings = KubernetesSettings(templates=self.templates, owner="demo-controller")
-        return PodEngines(self.server.kube(), settings, EngineSettings(**own), self.ask, look_s=0.0)
+        return PodEngines(self.server.kube(), self.settings(), EngineSettings(**own), self.ask, look_s=0.0)
+
+    def settings(self) -> KubernetesSettings:
+        return KubernetesSettings(templates=self.templates, owner="demo-controller")
 
     def ask(self, address: str) -> ModelInfo:
         self.asked.append(address)

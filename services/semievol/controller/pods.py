@@ -34,7 +34,7 @@ def answering(settings: ControllerSettings, address: str, base: Callable[[], Mod
     cluster, own = KubernetesSettings(), EngineSettings()
     kube = connect(cluster)
     by_name = bool(os.environ.get("SEMIEVOL_TLS_CA_FILE"))  # certificates are for names
-    engines = PodEngines(kube, cluster, own, _base_at, by_name=by_name)
+    engines = PodEngines(kube, cluster, own, base_at, by_name=by_name)
     if not own.serving_engine:
         return Answering(engines, ServingStays(), engines.recover)
     serving = DeploymentServing(kube, own.serving_engine, settings.serving_yields)
@@ -46,7 +46,8 @@ def answering(settings: ControllerSettings, address: str, base: Callable[[], Mod
     return Answering(engines, serving, recover)
 
 
-def _base_at(address: str) -> ModelInfo:
+def base_at(address: str) -> ModelInfo:
+    """What the generation service there serves as its base. Raises Unavailable, DeadlineExceeded."""
     from semievol.client.generation import GenerationClient
 
     client = GenerationClient(address, deadline_s=_ASK_S)

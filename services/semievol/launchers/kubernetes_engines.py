@@ -202,10 +202,11 @@ class PodEngines:
         return EngineState(address, base=self._answered[pod.uid])
 
     def _start(self, run: str, slot: str) -> None:
-        """The number in the name makes it another one than any that is still there."""
+        """The number in the name makes it another one than any that was there, as far as that is known."""
         template = self._template()
         owner = run_owner(self._kube, self._settings, template, run)
-        for number in range(1, 1000):
+        first = len(self._used.get(run, ())) + 1
+        for number in range(first, first + 100):
             try:
                 made = self._kube.create(POD, engine_pod(run, slot, number, template, owner))
             except errors.AlreadyExists:
@@ -213,7 +214,7 @@ class PodEngines:
             log.info("Run %s: its engine %s is pod %s", run, slot, made["metadata"]["name"])
             self._looked = float("-inf")
             return
-        raise errors.Unavailable(f"There are a thousand pods of the engine {slot} of the run {run}.")
+        raise errors.Unavailable(f"There are a hundred pods of the engine {slot} of the run {run}.")
 
     def _bury(self, pod: _Pod) -> None:
         """One that ended by itself."""
@@ -307,7 +308,7 @@ def allocatable(kube: Kube, resource: str) -> int | None:
     """How many of a resource the nodes have that take pods and work; None where the role may not read nodes, as that of the chart may not."""
     try:
         nodes = kube.cluster_list(_NODES)
-    except (errors.NotAllowed, errors.Unavailable) as error:
+    except errors.SemiEvolError as error:
         log.info("Nobody says how many %s there are: %s", resource, error.message)
         return None
     working = [node for node in nodes if not node["spec"].get("unschedulable") and states.condition(node, "Ready")]

@@ -136,6 +136,7 @@ def test_an_engine_that_ends_before_it_answers_is_started_a_few_times(cluster: C
     engines = cluster.engines(engine_starts=2)
     for number in (1, 2):
         assert not engines.acquire(RUN, "shared").failed
+        assert cluster.pods()[0]["metadata"]["name"].endswith(f"-{number}")
         cluster.die(cluster.pods()[0]["metadata"]["name"], 69, f"No CUDA device, for the time number {number}.")
     assert engines.acquire(RUN, "shared") == EngineState(reason="No CUDA device, for the time number 2.", failed=True)
     assert cluster.pods() == []
