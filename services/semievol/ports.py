@@ -9,7 +9,7 @@ runs over all of them. All methods block; callers that live on an event loop go 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -359,7 +359,8 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Where a fine-tuning run is. `state`: pending | running | succeeded | failed | cancelled. Times in seconds, loss in nats per token."""
+    """Where a fine-tuning run is. `state`: pending | running | succeeded | failed | cancelled. Times in seconds, loss in nats per token.
+    `waiting_reason`: what holds a pending run up, if something does."""
 
     key: str
     state: str
@@ -371,6 +372,7 @@ class TrainingState:
     adapter_uri: str = ""
     error: str = ""
     error_code: str = ""
+    waiting_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,8 +401,9 @@ class TrainingSpec:
 class Trainer(Protocol):
     """Fine-tuning runs, keyed: the same key twice is one run."""
 
-    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
-        """Starts the run, or returns the one that this key has. Raises InvalidInput(field=), NotFound (dataset), AlreadyExists (key with another spec)."""
+    def create_run(self, key: str, spec: TrainingSpec, *, run: str = "") -> TrainingState:
+        """Starts the run, or returns the one that this key has. `run`: the evolution run that wants it, and that its job goes with where jobs
+        belong to runs. Raises InvalidInput(field=), NotFound (dataset), AlreadyExists (key with another spec)."""
         ...
 
     def get_run(self, key: str) -> TrainingState:
@@ -469,35 +472,52 @@ class JobState(StrEnum):
 class JobSpec:
     """One process to run. `entrypoint` is `package.module:function`, called as function(args, cancel, emit).
 
-    `name` is unique per attempt and never reused; submitting the same name with the same content adopts the running job.
+    `name` is unique per attempt and never reused; submitting the same name with the same content adopts the running job. `labels`: `run` says
+    for which run it is. With `shards` the job is a group: one process a shard, of which the argument `{shard}` is the number, at most
+    `parallelism` of them at a time (which is no part of the content); it has succeeded when all have.
     """
 
     name: str
     entrypoint: str
     args: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    shards: tuple[int, ...] = ()
+    parallelism: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """`exit_code` is None while the job runs; see semievol.common.errors for its meaning. `message` is the job's last error line."""
+    """`exit_code` is None while the job runs; see semievol.common.errors for its meaning. `message` is the job's last error line.
+    `reason`: why a job that is RUNNING is not at work yet (no node has room for it, its image cannot be pulled), if something holds it up."""
 
     state: JobState
     exit_code: int | None = None
     message: str = ""
+    reason: str = ""
 
 
 class Launcher(Protocol):
-    """Runs jobs: in a thread, in a child process, as a Kubernetes Job."""
+    """Runs jobs: in a thread, in a child process, as a Kubernetes Job.
+
+    `group_size`: how many shards one job may do; 0: none, each shard is a job of its own. `lasting`: jobs outlive the process that launched
+    them, and are found again by their names.
+    """
+
+    @property
+    def group_size(self) -> int: ...
+
+    @property
+    def lasting(self) -> bool: ...
 
     def submit(self, job: JobSpec) -> None:
-        """Raises AlreadyExists (same name, other content), Unavailable."""
+        """Raises AlreadyExists (same name, other content), InvalidInput(field=), Unavailable."""
         ...
 
     def state(self, name: str) -> JobStatus: ...
 
     def logs(self, name: str, start: int = 0) -> list[str]:
-        """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job."""
+        """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job.
+        Those of a group begin with `shard 3: `."""
         ...
 
     def cancel(self, name: str) -> None:
@@ -505,5 +525,79 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancels all jobs of this process and waits for them."""
+        """Cancels all jobs of this process and waits for them; lasting ones go on."""
+        ...
+
+
+@runtime_checkable
+class RunOwner(Protocol):
+    """A launcher whose jobs belong to their runs, and go with them."""
+
+    def forget_run(self, run: str) -> None:
+        """Deletes what there is of a run, jobs at work included; nothing of it is no error. Raises Unavailable, NotAllowed."""
+        ...
+
+
+# ---------------------------------------------------------------- engines of runs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How far an engine is. `address`: HOST:PORT once it answers; until then it is empty, and `reason` says what is waited for.
+
+    `base`: what it serves as its base, where it was asked. `crowded`: there is no room for it at present. `failed`: it will not come up
+    however long one waits."""
+
+    address: str = ""
+    reason: str = ""
+    base: ModelInfo | None = None
+    crowded: bool = False
+    failed: bool = False
+
+
+class Engines(Protocol):
+    """Engines that answer a run's steps. A slot names one of the run's engines (`shared`, `warm-2`); any weights can be loaded into any.
+
+    `takes_turns`: they have to be gone before the run trains. `settings`: what they are told, hashed; empty where that is not known here."""
+
+    @property
+    def takes_turns(self) -> bool: ...
+
+    @property
+    def settings(self) -> str: ...
+
+    def capacity(self) -> int | None:
+        """How many can be at work side by side; None where nobody can say."""
+        ...
+
+    def acquire(self, run: str, slot: str) -> EngineState:
+        """Starts the run's engine of this slot unless there is one; returns at once. Raises Unavailable (whoever starts engines does not answer)."""
+        ...
+
+    def held(self, run: str) -> list[str]:
+        """Slots of the run whose engines are there or on their way, those that another process started included. Raises Unavailable."""
+        ...
+
+    def release(self, run: str, slot: str = "") -> bool:
+        """Ends the engine of a slot, or all of the run's; returns at once, and whether they are gone. Raises Unavailable."""
+        ...
+
+    def used(self, run: str) -> tuple[int, int]:
+        """(engines started, changes of weights in them): for the run, or, where engines are not the runs' own, since the service began."""
+        ...
+
+
+class ServingEngines(Protocol):
+    """Engines that answer queries, apart from runs. They may have to make room for a run."""
+
+    def yield_to(self, run: str) -> str:
+        """The run wants what they compute on: ends them if they stand in its way. What to tell whoever looks at the run; empty where they stay."""
+        ...
+
+    def restore(self, run: str) -> None:
+        """The run needs them gone no more; when no run does, they come back."""
+        ...
+
+    def recover(self, runs: Collection[str]) -> None:
+        """At the start: `runs` are unfinished. Engines that yielded to others come back."""
         ...

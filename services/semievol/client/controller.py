@@ -25,6 +25,7 @@ _UPLOAD_DEADLINE_S = 3600.0
 _GARBAGE_DEADLINE_S = 3600.0
 
 _INSPECT_DEADLINE_S = 600.0
+_SUBMIT_DEADLINE_S = 900.0  # on a cluster an engine may have to be started first, to ask it what it serves
 _PLAN_DEADLINE_S = 1800.0  # a million rows are read in a minute or two; a large model on a CPU may take as long for a few rows
 
 
@@ -61,7 +62,9 @@ class ControllerClient:
 
     def submit(self, spec: RunSpec) -> pb.Run:
         """Starts or continues the run that this spec names."""
-        response: pb.SubmitRunResponse = self._caller.unary(self._stub.SubmitRun, pb.SubmitRunRequest(spec=spec_to_wire(spec)))
+        response: pb.SubmitRunResponse = self._caller.unary(
+            self._stub.SubmitRun, pb.SubmitRunRequest(spec=spec_to_wire(spec)), deadline_s=_SUBMIT_DEADLINE_S
+        )
         return response.run
 
     def get_run(self, run: str) -> pb.Run:
@@ -144,7 +147,9 @@ class ControllerClient:
     def retry_run(self, run: str, from_step: str = "") -> pb.Run:
         """Continues a failed or cancelled run, or does a step and what follows from it again. Raises NotFound, Conflict (it is at work)."""
         request = pb.RetryRunRequest(run=run, from_step=from_step)
-        response: pb.RetryRunResponse = self._caller.unary(self._stub.RetryRun, request, idempotent=False)
+        response: pb.RetryRunResponse = self._caller.unary(
+            self._stub.RetryRun, request, deadline_s=_SUBMIT_DEADLINE_S, idempotent=False
+        )
         return response.run
 
     def list_models(self) -> pb.ListModelsResponse:

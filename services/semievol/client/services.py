@@ -53,6 +53,10 @@ class Services:
 
         return TrainingClient(self._address("training"))
 
+    def has(self, service: str) -> bool:
+        """Whether it has an address."""
+        return service in self._addresses
+
     def _address(self, service: str) -> str:
         if service not in self._addresses:
             raise errors.Unavailable(f"The {service} service is not at work here; start the services with `semievol serve`.")

@@ -6,10 +6,9 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Look
@@ -22,42 +21,19 @@ from semievol.controller.diagnosis import Parts, diagnose
 from semievol.controller.exporting import ExportedRow, exported_iteration, pages
 from semievol.controller.forecast import Forecast, Forecaster
 from semievol.controller.inspection import Inspector
+from semievol.controller.jobs import still_running
 from semievol.controller.models import models_of, result
-from semievol.controller.plan import Addition, StepPlan, StepState
-from semievol.controller.reconcile import Progress, RunDriver, Surroundings
+from semievol.controller.plan import Addition, StepPlan
+from semievol.controller.reconcile import RunDriver
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import Event, RunRecord, run_state, step_label
-from semievol.ports import NEVER, Cancel
+from semievol.controller.surroundings import Surroundings
+from semievol.controller.views import RunView, engines_used, last_session, progress_event, step_view
+from semievol.ports import NEVER, Cancel, JobState
 
 log = logging.getLogger(__name__)
 
 _WATCH_POLL_S = 0.5  # another controller may be at work on the same store: look by ourselves, too
-
-
-@dataclass(frozen=True)
-class StepView:
-    """One step as users see it; `state`: waiting | running | succeeded | failed."""
-
-    step: StepPlan
-    state: str
-    reused: bool
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class RunView:
-    """A run as users see it; `state`: running | succeeded | failed | cancelled. `result` is what `run --json` prints.
-
-    `last_start_number`: number of the event with which it last started.
-    """
-
-    record: RunRecord
-    state: str
-    steps: tuple[StepView, ...] = ()
-    error: str = ""
-    error_class: str = ""
-    result: Mapping[str, Any] | None = None
-    last_start_number: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,12 +80,14 @@ class Controller:
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
+        self._must_lead()
         record = self._world.runs.create(spec, self._resolver.resolve(spec))
         self._drive(record)
         return self.get(record.id)
 
     def retry(self, name: str, from_step: str = "") -> RunView:
         """`from_step` (`1/infer/warm-2`): it and what follows from it is done again. Raises NotFound, Conflict (at work)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         if self._driver(record.id):
             raise errors.Conflict(f"The run {record.id} is at work; there is nothing to retry.", field="run")
@@ -124,6 +102,7 @@ class Controller:
         """More unlabeled rows for the next iteration that has not begun; (the run, that iteration). A run that has ended is not started.
 
         Raises NotFound, InvalidInput (rows that cannot be used; an id that is another row's)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         check_rows(self._world.artifacts, record, self._plan(record), uri)
         with self._lock:
@@ -139,25 +118,31 @@ class Controller:
 
     def cancel(self, name: str) -> RunView:
         """Returns when none of its jobs runs any more; a finished run stays as it is. Raises NotFound."""
+        self._must_lead()
         record = self._world.runs.find(name)
         driver = self._driver(record.id)
         if driver:
             driver.cancel()
         elif run_state(self._world.runs.events(record.id)) == "running":  # left behind by a controller that is gone
+            self._end_left_jobs(record)
             self._world.runs.append(record.id, {"type": "run_cancelled"})
+            self._recovered()
         return self.get(record.id)
 
     def delete(self, name: str) -> tuple[str, list[str]]:
         """(its id, the models that are gone with it). Raises NotFound, Conflict (at work)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         if self._driver(record.id):
             raise errors.Conflict(f"The run {record.id} is at work: cancel it first.", field="run")
         gone = unregister_models(self._world.registry, record.id)
+        self._world.forget_run(record.id)  # before its record, so that a deletion that was cut off can be done again
         self._world.runs.delete(record.id)
         return record.id, gone
 
     def collect_garbage(self, *, dry_run: bool) -> Collected:
         """What was deleted, or would be. Raises Conflict (a run is at work), Corrupt (a run's record, so that nobody knows what it needs)."""
+        self._must_lead()
         self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
         models = self._world.registry.models()
         rubbish = garbage(self._world.artifacts, self._world.runs.all(strict=True), self._world.runs.events, models)
@@ -179,6 +164,15 @@ class Controller:
             self._world.artifacts.distrust()
         return Collected(len(found) + len(files), size, tuple(dropped), tuple(notes))
 
+    def _must_lead(self) -> None:
+        if leader := self._world.leader():
+            raise errors.Unavailable(f"Another replica of the controller acts: {leader}. Ask that one, or again in a moment.")
+
+    def _end_left_jobs(self, record: RunRecord) -> None:
+        """Those of a run that nobody drives."""
+        for name in still_running(self._world.launcher, self._world.runs.events(record.id)):
+            self._world.launcher.cancel(name)
+
     def _refuse_while_at_work(self, why: str) -> None:
         busy = [record.id for record in self._world.runs.all() if self._driver(record.id)]
         if busy:
@@ -190,18 +184,19 @@ class Controller:
         events = self._world.runs.events(record.id)
         steps = self._plan(record)
         driver = self._driver(record.id)
-        session = _last_session(events)
+        session = last_session(events)
         reused = {step_label(event) for event in session if event["type"] == "step_reused"}
         failed = {step_label(event) for event in session if event["type"] == "step_failed" and not event["will_retry"]}
         state = run_state(events)
         error = next((event for event in reversed(session) if event["type"] == "run_failed"), {})
         if state == "running" and (fault := self._unrecorded(record.id)):
             state, error = "failed", {"error": fault.message, "error_class": type(fault).__name__}
-        views = [_step_view(step, state, reused, failed, driver) for step in steps]
+        views = [step_view(step, state, reused, failed, driver) for step in steps]
         outcome = result(self._world.artifacts, record, state, steps, reused, self.directory_of)
-        outcome["engines"] = _engines(session)
+        outcome["engines"] = engines_used(session)
         start = session[0]["number"] if session else 0
-        return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome, start)
+        notes = (driver.note,) if driver and driver.note else ()
+        return RunView(record, state, tuple(views), error.get("error", ""), error.get("error_class", ""), outcome, start, notes)
 
     def runs(self) -> list[RunView]:
         """All runs, newest first, without steps."""
@@ -222,7 +217,7 @@ class Controller:
                 time.sleep(_WATCH_POLL_S)
                 continue
             if version != seen:
-                yield from (_progress_event(label, one) for label, one in list(driver.progress.items()))
+                yield from (progress_event(label, one) for label, one in list(driver.progress.items()))
             seen = version
             driver.wait_for_change(version, _WATCH_POLL_S)
 
@@ -230,6 +225,7 @@ class Controller:
         """(job, new lines) of the run's jobs, or of one step's (`1/infer/warm-2`). Raises NotFound."""
         record = self._world.runs.find(name)
         read: dict[str, int] = {}  # job -> lines that were sent
+        ended: set[str] = set()  # jobs whose logs were read to the end
         known = {view.step.label for view in self.get(record.id).steps}
         if step and step not in known:
             raise errors.NotFound(f"The run {record.id} has no step {step!r}; it has {', '.join(sorted(known))}.", field="step")
@@ -239,7 +235,11 @@ class Controller:
                 if event["type"] != "step_started" or (step and step != step_label(event)):
                     continue
                 job = event["job"]
+                if job in ended:
+                    continue
+                over = self._world.launcher.state(job).state in (JobState.SUCCEEDED, JobState.FAILED)
                 lines = self._world.launcher.logs(job, read.get(job, 0))
+                ended |= {job} if over else set()
                 if lines:
                     read[job] = read.get(job, 0) + len(lines)
                     yield job, lines
@@ -284,12 +284,24 @@ class Controller:
         """Tries every part with one row; what fails is a finding."""
         return diagnose(self._parts, train=train, cancel=cancel)
 
+    def probe(self) -> None:
+        """One look at what it stands on: the store's runs, the launcher's jobs. Raises what they raise."""
+        self._world.runs.all()
+        self._world.launcher.state("probe")
+
     def resume_all(self) -> None:
-        """Lets every unfinished run go on."""
-        for record in self._world.runs.all():
-            if run_state(self._world.runs.events(record.id)) == "running":
-                log.info("Resuming run %s", record.id)
-                self._drive(record)
+        """Lets every unfinished run go on, if this controller is the one that acts."""
+        if self._world.leader():
+            return
+        for record in self._recovered():
+            log.info("Resuming run %s", record.id)
+            self._drive(record)
+
+    def _recovered(self) -> list[RunRecord]:
+        """The unfinished runs, when what was left behind by others is gone."""
+        unfinished = [one for one in self._world.runs.all() if run_state(self._world.runs.events(one.id)) == "running"]
+        self._world.recover([record.id for record in unfinished])
+        return unfinished
 
     def close(self) -> None:
         """Stops driving; unfinished runs go on with the next controller."""
@@ -322,43 +334,3 @@ class Controller:
         with self._lock:
             driver = self._drivers.get(run_id)
         return driver.unrecorded if driver and not driver.alive else None
-
-
-def _engines(session: list[Event]) -> dict[str, int] | None:
-    """Engines that the last session of a run used, where they are started by themselves (vLLM)."""
-    end = session[-1] if session else {}
-    if not end.get("engine_starts"):
-        return None
-    return {"starts": end["engine_starts"], "swaps": end["weight_swaps"]}
-
-
-def _last_session(events: list[Event]) -> list[Event]:
-    """What happened since the run was last started."""
-    starts = [index for index, event in enumerate(events) if event["type"] == "run_started"]
-    return events[starts[-1] :] if starts else []
-
-
-def _step_view(step: StepPlan, run: str, reused: set[str], failed: set[str], driver: RunDriver | None) -> StepView:
-    progress = driver.progress.get(step.label, Progress()) if driver else Progress()
-    if step.state is StepState.DONE:
-        state = "succeeded"
-    elif step.label in failed and run == "failed":
-        state = "failed"
-    else:
-        state = "running" if step.state is StepState.READY and run == "running" else "waiting"
-    return StepView(step, state, step.label in reused, progress)
-
-
-def _progress_event(label: str, progress: Progress) -> Event:
-    iteration, _, step = label.partition("/")
-    counted = {"done": progress.done, "total": progress.total, "unit": progress.unit}
-    speed = {"loss": progress.loss, "tokens_per_second": progress.tokens_per_s}
-    return {
-        "type": "step_progress",
-        "number": 0,
-        "time": time.time(),
-        "iteration": int(iteration),
-        "step": step,
-        **counted,
-        **speed,
-    }

@@ -7,20 +7,26 @@ from collections.abc import Callable
 from semievol.common import errors
 from semievol.common.runspec import RunSpec
 from semievol.controller.plan import Resolved
-from semievol.ports import AdapterHost, Embedder
+from semievol.ports import AdapterHost, Embedder, ModelInfo
 
 
 class Resolver:
-    """Asks the generation and the embedding service which models they serve. Both are connected when first needed."""
+    """Asks the generation and the embedding service which models they serve. Both are connected when first needed. `base`: what serves a base
+    model of this name, where the generation service is not the one that answers runs."""
 
-    def __init__(self, generation: Callable[[], AdapterHost], embedding: Callable[[], Embedder]) -> None:
-        self._generation = generation
+    def __init__(
+        self,
+        generation: Callable[[], AdapterHost],
+        embedding: Callable[[], Embedder],
+        base: Callable[[str], ModelInfo] | None = None,
+    ) -> None:
+        self._base = base or (lambda model: generation().models()[0])
         self._embedding = embedding
 
     def resolve(self, spec: RunSpec) -> Resolved:
         """Raises Conflict(field=) where a service serves another model than the run asks for, InvalidInput(field=) where it cannot do what
         the run needs, Unavailable."""
-        base = self._generation().models()[0]
+        base = self._base(spec.model)
         if base.base != spec.model:
             raise _mismatch("model", spec.model, "generation", base.base)
         _check_engine(spec, base.engine)

@@ -485,6 +485,7 @@ class StepStatus(_message.Message):
     PROGRESS_DONE_FIELD_NUMBER: _builtins.int
     PROGRESS_TOTAL_FIELD_NUMBER: _builtins.int
     PROGRESS_UNIT_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
     iteration: _builtins.int
     """Iteration, from 1; 0 for intake."""
     name: _builtins.str
@@ -505,6 +506,8 @@ class StepStatus(_message.Message):
     """See above."""
     progress_unit: _builtins.str
     """What is counted: "rows", "updates"."""
+    waiting_reason: _builtins.str
+    """What holds its jobs up, such as a scheduler that has no node for a pod, or an image that cannot be pulled; empty: nothing does."""
     def __init__(
         self,
         *,
@@ -518,10 +521,11 @@ class StepStatus(_message.Message):
         progress_done: _builtins.int = ...,
         progress_total: _builtins.int = ...,
         progress_unit: _builtins.str = ...,
+        waiting_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "key", b"key", "name", b"name", "progress_done", b"progress_done", "progress_total", b"progress_total", "progress_unit", b"progress_unit", "reused", b"reused", "shard_count", b"shard_count", "shards_done", b"shards_done", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "key", b"key", "name", b"name", "progress_done", b"progress_done", "progress_total", b"progress_total", "progress_unit", b"progress_unit", "reused", b"reused", "shard_count", b"shard_count", "shards_done", b"shards_done", "state", b"state", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,6 +602,7 @@ class Run(_message.Message):
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LAST_START_NUMBER_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id: the name and the beginning of its spec's hash."""
     state: Global___State.ValueType
@@ -622,6 +627,10 @@ class Run(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was submitted."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else to know while it is at work, one sentence each, such as that serving engines have made room for it. Empty in ListRuns."""
+
     def __init__(
         self,
         *,
@@ -634,10 +643,11 @@ class Run(_message.Message):
         result_json: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         last_start_number: _builtins.int = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "error_class", b"error_class", "id", b"id", "last_start_number", b"last_start_number", "result_json", b"result_json", "spec", b"spec", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "error_class", b"error_class", "id", b"id", "last_start_number", b"last_start_number", "notes", b"notes", "result_json", b"result_json", "spec", b"spec", "state", b"state", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,6 +776,7 @@ class StepStarted(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     iteration: _builtins.int
     """Iteration, from 1; 0 for intake."""
     step: _builtins.str
@@ -776,6 +787,10 @@ class StepStarted(_message.Message):
     """From 1."""
     job: _builtins.str
     """The job's name, for StreamLogs."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The shards of a job that does several; `shard` is -1 then."""
+
     def __init__(
         self,
         *,
@@ -784,10 +799,11 @@ class StepStarted(_message.Message):
         shard: _builtins.int = ...,
         attempt: _builtins.int = ...,
         job: _builtins.str = ...,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "iteration", b"iteration", "job", b"job", "shard", b"shard", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "iteration", b"iteration", "job", b"job", "shard", b"shard", "shards", b"shards", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,71 @@
+"""Whole runs over the real controller, real engines in processes of their own that stand for pods, and the API server in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from semievol.controller.engines import ServingStays
+from semievol.controller.pods import Answering, base_at
+from semievol.controller.v1 import controller_service_pb2 as pb
+from semievol.generation.backends.fake import default_script
+from semievol.launchers.kubernetes_engines import EngineSettings, PodEngines
+
+from tests.fake_suite import fake_suite, wait_for
+from tests.manifests import manifests
+from tests.servers.engine_pods import EngineKubelet, engine_kubelet
+
+COLLABORATORS = [{"model": "base", "references": 0}, {"model": "warm", "references": 1}]
+
+
+def answered_by(kubelet: EngineKubelet) -> Callable[[str], Answering]:
+    def answering(address: str) -> Answering:
+        engines = PodEngines(kubelet.server.kube(), kubelet.settings(), EngineSettings(), base_at, look_s=0.1)
+        return Answering(engines, ServingStays(), engines.recover)
+
+    return answering
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {
+        "SEMIEVOL_GENERATION_BACKEND": "fake",
+        "SEMIEVOL_GENERATION_MODEL": "fake",
+        "SEMIEVOL_GENERATION_STORE": (home / "artifacts").as_uri(),
+        "SEMIEVOL_GENERATION_CACHE": str(home / "engine-cache"),
+    }
+
+
+def test_a_run_whose_engine_is_killed_ends_with_the_artifacts_of_one_that_was_left_alone(tmp_path: Path) -> None:
+    with fake_suite(tmp_path / "fixed", default_script) as suite:
+        suite.run(suite.spec(collaborators=COLLABORATORS, max_no_answer=1.0))
+        fixed = manifests(suite.home)
+    home = tmp_path / "pods"
+    with engine_kubelet(tmp_path, environment(home)) as kubelet:
+        with fake_suite(home, default_script, engines_of=answered_by(kubelet)) as suite:
+            run = suite.client.submit(suite.spec(collaborators=COLLABORATORS, max_no_answer=1.0)).id
+            for event in suite.client.watch(run):
+                if event.step_started.step.startswith("infer/") and not kubelet.killed:
+                    kubelet.kill()
+            ended = suite.client.get_run(run)
+            assert (ended.state, ended.error) == (pb.STATE_SUCCEEDED, "")
+            assert manifests(home) == fixed
+        wait_for(lambda: not kubelet.processes)
+        started = kubelet.started
+    assert len(started) == 3
+    assert kubelet.pods() == []
+
+
+def test_dedicated_engines_on_one_gpu_take_turns(tmp_path: Path) -> None:
+    """What the scheduler says of the one that waits is what the status says of its step."""
+    seen: set[str] = set()
+    with engine_kubelet(tmp_path, environment(tmp_path)) as kubelet:
+        with fake_suite(tmp_path, default_script, engines_of=answered_by(kubelet), parallelism=2) as suite:
+            run = suite.client.submit(suite.spec(collaborators=COLLABORATORS, max_no_answer=1.0, placement="dedicated")).id
+            while (view := suite.client.get_run(run)).state == pb.STATE_RUNNING:
+                seen |= {step.waiting_reason for step in view.steps if step.name.startswith("infer/")}
+                assert len(kubelet.processes) <= 1
+                time.sleep(0.05)
+            assert view.error == ""
+        assert len(kubelet.started) == 3
+    assert any("1 Insufficient nvidia.com/gpu" in reason for reason in seen)
