@@ -359,7 +359,8 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Where a fine-tuning run is. `state`: pending | running | succeeded | failed | cancelled. Times in seconds, loss in nats per token."""
+    """Where a fine-tuning run is. `state`: pending | running | succeeded | failed | cancelled. Times in seconds, loss in nats per token.
+    `waiting_reason`: what holds a pending run up, if something does."""
 
     key: str
     state: str
@@ -371,6 +372,7 @@ class TrainingState:
     adapter_uri: str = ""
     error: str = ""
     error_code: str = ""
+    waiting_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,8 +401,9 @@ class TrainingSpec:
 class Trainer(Protocol):
     """Fine-tuning runs, keyed: the same key twice is one run."""
 
-    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
-        """Starts the run, or returns the one that this key has. Raises InvalidInput(field=), NotFound (dataset), AlreadyExists (key with another spec)."""
+    def create_run(self, key: str, spec: TrainingSpec, *, run: str = "") -> TrainingState:
+        """Starts the run, or returns the one that this key has. `run`: the evolution run that wants it, and that its job goes with where jobs
+        belong to runs. Raises InvalidInput(field=), NotFound (dataset), AlreadyExists (key with another spec)."""
         ...
 
     def get_run(self, key: str) -> TrainingState:
@@ -469,35 +472,52 @@ class JobState(StrEnum):
 class JobSpec:
     """One process to run. `entrypoint` is `package.module:function`, called as function(args, cancel, emit).
 
-    `name` is unique per attempt and never reused; submitting the same name with the same content adopts the running job.
+    `name` is unique per attempt and never reused; submitting the same name with the same content adopts the running job. `labels`: `run` says
+    for which run it is. With `shards` the job is a group: one process a shard, of which the argument `{shard}` is the number, at most
+    `parallelism` of them at a time (which is no part of the content); it has succeeded when all have.
     """
 
     name: str
     entrypoint: str
     args: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    shards: tuple[int, ...] = ()
+    parallelism: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """`exit_code` is None while the job runs; see semievol.common.errors for its meaning. `message` is the job's last error line."""
+    """`exit_code` is None while the job runs; see semievol.common.errors for its meaning. `message` is the job's last error line.
+    `reason`: why a job that is RUNNING is not at work yet (no node has room for it, its image cannot be pulled), if something holds it up."""
 
     state: JobState
     exit_code: int | None = None
     message: str = ""
+    reason: str = ""
 
 
 class Launcher(Protocol):
-    """Runs jobs: in a thread, in a child process, as a Kubernetes Job."""
+    """Runs jobs: in a thread, in a child process, as a Kubernetes Job.
+
+    `group_size`: how many shards one job may do; 0: none, each shard is a job of its own. `lasting`: jobs outlive the process that launched
+    them, and are found again by their names.
+    """
+
+    @property
+    def group_size(self) -> int: ...
+
+    @property
+    def lasting(self) -> bool: ...
 
     def submit(self, job: JobSpec) -> None:
-        """Raises AlreadyExists (same name, other content), Unavailable."""
+        """Raises AlreadyExists (same name, other content), InvalidInput(field=), Unavailable."""
         ...
 
     def state(self, name: str) -> JobStatus: ...
 
     def logs(self, name: str, start: int = 0) -> list[str]:
-        """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job."""
+        """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job.
+        Those of a group begin with `shard 3: `."""
         ...
 
     def cancel(self, name: str) -> None:
@@ -505,5 +525,5 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancels all jobs of this process and waits for them."""
+        """Cancels all jobs of this process and waits for them; lasting ones go on."""
         ...

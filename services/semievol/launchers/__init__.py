@@ -1,1 +1,2 @@
-"""Implementations of `ports.Launcher`: in a thread (inline), in a child process (subprocess), scripted (fake)."""
+"""Implementations of `ports.Launcher`: in a thread (inline), in a child process (subprocess), as Jobs of a cluster (kubernetes),
+scripted (fake)."""

@@ -1,10 +1,13 @@
-"""A job as a process of its own: `python -m semievol.launchers.child ENTRYPOINT [ARG ...]`.
+"""A job as a process of its own: `python -m semievol.launchers.child [--shards 3,5,7] ENTRYPOINT [ARG ...]`.
 
-SIGTERM becomes the job's `cancel`; everything that is printed or logged goes to the process's output; the exit code is the job's.
+SIGTERM becomes the job's `cancel`; everything that is printed or logged goes to the process's output; the exit code is the job's. With --shards
+it is one of a group: JOB_COMPLETION_INDEX, which Kubernetes sets in the pods of an Indexed Job, says which, and `{shard}` in the arguments becomes
+its number. In a pod the last error line is also left where the kubelet looks for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,8 +15,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 
 from semievol.launchers import entrypoint
+
+_LAST_WORDS = Path("/dev/termination-log")  # the kubelet's default, a file that it mounts; at most 4096 bytes count
+_MOST_WORDS = 4096
 
 
 def run(target: str, args: Sequence[str]) -> tuple[int, str]:
@@ -36,12 +43,25 @@ def _emit(event: Mapping[str, object]) -> None:
     os.write(sys.stdout.fileno(), entrypoint.to_line(event).encode() + b"\n")
 
 
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[str, list[str]]:
+    """(entrypoint, its arguments) of a command line."""
+    if arguments[:1] != ["--shards"]:
+        return arguments[0], list(arguments[1:])
+    shards = [int(shard) for shard in arguments[1].split(",")]
+    return arguments[2], entrypoint.for_shard(arguments[3:], shards[int(environment["JOB_COMPLETION_INDEX"])])
+
+
 def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m semievol.launchers.child ENTRYPOINT [ARG ...]")
-    code, message = run(sys.argv[1], sys.argv[2:])
+    try:
+        target, args = parse(sys.argv[1:], os.environ)
+    except (IndexError, KeyError, ValueError):
+        sys.exit("usage: [JOB_COMPLETION_INDEX=0] python -m semievol.launchers.child [--shards 3,5,7] ENTRYPOINT [ARG ...]")
+    code, message = run(target, args)
     if message:
         print(message, file=sys.stderr)
+        if "SEMIEVOL_JOB" in os.environ:
+            with contextlib.suppress(OSError):
+                _LAST_WORDS.write_bytes(message.encode()[:_MOST_WORDS])
     sys.exit(code)
 
 

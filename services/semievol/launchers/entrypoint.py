@@ -30,20 +30,28 @@ KILLED = 137  # 128 + SIGKILL: the job's process died without a word
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ENTRYPOINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+SHARD = "{shard}"  # the argument that stands for a group's shard
 
 
-def check(job: JobSpec) -> None:
-    """Raises InvalidInput(field=): a name becomes a directory's name, an entrypoint an import."""
+def check(job: JobSpec, group_size: int = 0) -> None:
+    """Raises InvalidInput(field=): a name becomes a directory's name, an entrypoint an import; `group_size` shards are what a launcher takes."""
     if not _NAME.fullmatch(job.name):
         message = f"{job.name!r} is no job name: at most 200 letters, digits, '.', '_' and '-', the first a letter or digit."
         raise errors.InvalidInput(message, field="name")
     if not _ENTRYPOINT.fullmatch(job.entrypoint):
         raise errors.InvalidInput(f"{job.entrypoint!r} is no entrypoint; expected package.module:function.", field="entrypoint")
+    if len(job.shards) > group_size:
+        raise errors.InvalidInput(f"{len(job.shards)} shards in one job; this launcher takes {group_size}.", field="shards")
 
 
 def content(job: JobSpec) -> str:
-    """Equal for equal jobs: everything but the name."""
-    return content_key([job.entrypoint, list(job.args), dict(job.labels)])
+    """Equal for equal jobs: everything but the name, and how much of it is done at a time."""
+    return content_key([job.entrypoint, list(job.args), dict(job.labels), list(job.shards)])
+
+
+def for_shard(args: Sequence[str], shard: int) -> list[str]:
+    """The arguments of one shard of a group."""
+    return [str(shard) if argument == SHARD else argument for argument in args]
 
 
 def taken(job: JobSpec) -> errors.AlreadyExists:

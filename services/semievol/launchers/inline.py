@@ -20,6 +20,9 @@ MAX_LOG_LINES = 10_000  # per job; the oldest go first
 class InlineLauncher:
     """See `ports.Launcher`. Its memory of jobs ends with the process."""
 
+    group_size = 0
+    lasting = False
+
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()

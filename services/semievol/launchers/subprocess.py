@@ -35,6 +35,9 @@ _POLL_S = 0.02
 class SubprocessLauncher:
     """See `ports.Launcher`. `grace_s`: seconds between SIGTERM and SIGKILL; training saves a checkpoint meanwhile."""
 
+    group_size = 0
+    lasting = False
+
     def __init__(self, directory: Path, *, grace_s: float = 30.0) -> None:
         self._directory = directory.absolute()
         self._grace_s = grace_s
