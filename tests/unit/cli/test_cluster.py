@@ -17,7 +17,7 @@ from semievol.client.controller import ControllerClient
 from semievol.common import errors
 from semievol.common.kube import POD
 from semievol.common.security import SecuritySettings, protection
-from semievol.controller.fake import FakeControllerServicer, service, succeeded
+from semievol.controller.fake import FakeControllerServicer, failed, service, succeeded
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.server import service as generation_service
 from semievol.generation.settings import GenerationSettings
@@ -102,15 +102,15 @@ def test_submit_uploads_and_submits_through_the_forward(
 
 
 def test_every_command_that_talks_to_a_controller_takes_a_cluster(
-    kubernetes: Cluster, demo: Served, invoke: Invoke, run_file: Path, tmp_path: Path
+    kubernetes: Cluster, serve: Callable[..., Served], invoke: Invoke, run_file: Path, tmp_path: Path
 ) -> None:
-    kubernetes.install("controller", 50056, address=demo.address)
+    kubernetes.install("controller", 50056, address=serve([succeeded(spec()), failed(spec("broken"))]).address)
     commands: list[tuple[Any, ...]] = [
         ("status", "demo"),
         ("watch", "demo"),
         ("logs", "demo"),
         ("cancel", "demo", "--yes"),
-        ("retry", "demo", "--from", "1/warm"),
+        ("retry", "broken"),
         ("plan", "-f", run_file),
         ("runs", "list"),
         ("models", "list"),
