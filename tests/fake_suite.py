@@ -18,6 +18,7 @@ from semievol.common.keys import derive_seed
 from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.stores import open_store
 from semievol.controller import server as controller_server
+from semievol.controller.core import Controller
 from semievol.controller.settings import ControllerSettings
 from semievol.embedding import server as embedding_server
 from semievol.embedding.backends.fake import FakeEmbedder
@@ -30,7 +31,7 @@ from semievol.generation.router.settings import RouterSettings
 from semievol.generation.settings import GenerationSettings
 from semievol.judging import server as judging_server
 from semievol.judging.settings import JudgingSettings
-from semievol.ports import Embedder, VectorIndex
+from semievol.ports import Embedder, Launcher, VectorIndex
 from semievol.retrieval import server as retrieval_server
 from semievol.retrieval.backends.fake import FakeVectorIndex
 from semievol.retrieval.settings import RetrievalSettings
@@ -73,6 +74,8 @@ class Suite:
     client: ControllerClient
     generation: GenerationClient
     addresses: dict[str, str] = field(default_factory=dict)
+    core: Controller = field(kw_only=True)  # behind `client`
+    another_core: Callable[[], Controller] = field(kw_only=True)  # as the next controller of the same installation has it
 
     @property
     def artifacts(self) -> Artifacts:
@@ -127,11 +130,12 @@ def fake_suite(
     engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
     backoff_s: float = 1.0,
+    jobs: Launcher | None = None,
     **engine_faults: Any,
 ) -> Iterator[Suite]:
     """All seven services over `home`, stopped at the end. Enter it again on the same home to restart the product.
 
-    `index`, `embedder`: others of the caller's in place of the fakes; `engine_of`: what stands between the generation service and the
+    `index`, `embedder`, `jobs`: others of the caller's in place of the fakes and of `launcher`; `engine_of`: what stands between the generation service and the
     fake engine. `engine_faults`: as FakeEngine has them."""
     home.mkdir(parents=True, exist_ok=True)
     store = store or (home / "artifacts").as_uri()
@@ -159,15 +163,20 @@ def fake_suite(
             poll_s=0.01,
             resume_on_start=False,
         )
-        jobs = controller_server.launcher(settings)
-        stack.callback(jobs.close)
-        core = controller_server.controller(settings, jobs, addresses)
+        launching = jobs or controller_server.launcher(settings)
+        stack.callback(launching.close)
+
+        def another_core() -> Controller:
+            return controller_server.controller(settings, launching, addresses)
+
+        core = another_core()
         address = stack.enter_context(running(controller_server.service(settings, core)))
         client = ControllerClient(address)
         stack.callback(client.close)
         router = router_server.service(RouterSettings(store=store, engines=(addresses["generation"],), cache_s=0.1))
         others = {"controller": address, "router": stack.enter_context(running(router))}
-        yield Suite(home, store, engine, trainer, fake_index, client, generation, addresses | others)
+        everybody = addresses | others
+        yield Suite(home, store, engine, trainer, fake_index, client, generation, everybody, core=core, another_core=another_core)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -527,3 +527,12 @@ class Launcher(Protocol):
     def close(self) -> None:
         """Cancels all jobs of this process and waits for them; lasting ones go on."""
         ...
+
+
+@runtime_checkable
+class RunOwner(Protocol):
+    """A launcher whose jobs belong to their runs, and go with them."""
+
+    def forget_run(self, run: str) -> None:
+        """Deletes what there is of a run, jobs at work included; nothing of it is no error. Raises Unavailable, NotAllowed."""
+        ...

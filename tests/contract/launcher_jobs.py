@@ -68,3 +68,19 @@ def leave_a_child_behind(args: Sequence[str], cancel: Cancel, emit: Emit) -> Non
 
 def kill_itself(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_the_arguments(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
+    Path(args[0]).write_text("".join(f"{word}\n" for word in args[1:]))
+
+
+def write_the_shard(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
+    emit({"progress": {"done": 1, "total": 1}})
+    with Path(args[0], f"shard-{args[1]}").open("a") as file:
+        file.write("done\n")
+
+
+def write_the_shard_but_one(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
+    if args[1] == args[2]:
+        raise errors.Unavailable(f"Shard {args[1]} has no luck.")
+    write_the_shard(args, cancel, emit)

@@ -15,18 +15,25 @@ from semievol.launchers.inline import InlineLauncher
 from semievol.launchers.subprocess import SubprocessLauncher
 from semievol.ports import JobSpec, JobState, JobStatus, Launcher
 
+from tests.cluster import launcher as cluster_launcher
+from tests.servers.kubelet import ProcessCluster
+
 JOBS = "tests.contract.launcher_jobs"
 
 
-@pytest.fixture(params=["fake", "inline", "subprocess"])
+@pytest.fixture(params=["fake", "fake-groups", "inline", "subprocess", "kubernetes"])
 def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    made = {
-        "fake": FakeLauncher,
-        "inline": InlineLauncher,
-        "subprocess": lambda: SubprocessLauncher(tmp_path / "jobs", grace_s=5),
-    }[request.param]()
-    yield made
-    made.close()
+    """`kubernetes`: over an API server in memory whose pods are processes; on a real cluster the same tests are run by tests/e2e."""
+    with ProcessCluster() as cluster:
+        made = {
+            "fake": FakeLauncher,
+            "fake-groups": lambda: FakeLauncher(group_size=10),
+            "inline": InlineLauncher,
+            "subprocess": lambda: SubprocessLauncher(tmp_path / "jobs", grace_s=5),
+            "kubernetes": lambda: cluster_launcher(cluster, tmp_path, poll_s=0.01),
+        }[request.param]()
+        yield made
+        made.close()
 
 
 def job(function: str, *args: str, name: str = "run-1-infer-0-1", labels: dict[str, str] | None = None) -> JobSpec:
@@ -130,16 +137,22 @@ def test_the_same_name_with_other_content_already_exists(launcher: Launcher, oth
 
 def test_a_cancelled_job_no_longer_runs_when_cancel_returns(launcher: Launcher) -> None:
     launcher.submit(job("wait_until_cancelled"))
-    assert launcher.state("run-1-infer-0-1") == JobStatus(JobState.RUNNING)
+    assert launcher.state("run-1-infer-0-1").state is JobState.RUNNING
     assert progress(launcher) == {"started": True}
     launcher.cancel("run-1-infer-0-1")
-    assert launcher.state("run-1-infer-0-1") == JobStatus(JobState.FAILED, 130, "Stopped as asked.")
+    assert was_cancelled(launcher.state("run-1-infer-0-1"))
+
+
+def was_cancelled(status: JobStatus) -> bool:
+    """By the job's own words, or by its launcher's where a cluster takes them away with the job."""
+    said = status.message in ("Stopped as asked.", "The job was cancelled.")
+    return (status.state, status.exit_code) == (JobState.FAILED, 130) and said
 
 
 def test_a_job_that_is_cancelled_at_once_ends_as_cancelled(launcher: Launcher) -> None:
     launcher.submit(job("wait_until_cancelled"))
     launcher.cancel("run-1-infer-0-1")
-    assert launcher.state("run-1-infer-0-1") == JobStatus(JobState.FAILED, 130, "Stopped as asked.")
+    assert was_cancelled(launcher.state("run-1-infer-0-1"))
 
 
 def test_cancelling_a_finished_job_changes_nothing(launcher: Launcher) -> None:
@@ -147,3 +160,41 @@ def test_cancelling_a_finished_job_changes_nothing(launcher: Launcher) -> None:
     before = ended(launcher)
     launcher.cancel("run-1-infer-0-1")
     assert launcher.state("run-1-infer-0-1") == before
+
+
+def test_an_argument_reaches_the_job_as_it_is(launcher: Launcher, tmp_path: Path) -> None:
+    """Whatever a shell or a cluster would make of it."""
+    words = ("$(HOME)", "$$", "$(SEMIEVOL_JOB)", "{shard}", "a b", '{"a": 1}', "*")
+    launcher.submit(job("write_the_arguments", str(tmp_path / "arguments"), *words))
+    assert ended(launcher).state is JobState.SUCCEEDED
+    assert (tmp_path / "arguments").read_text().splitlines() == list(words)
+
+
+def group(function: str, *args: str, shards: tuple[int, ...] = (3, 5, 8)) -> JobSpec:
+    return JobSpec("run-1-infer-1", f"{JOBS}:{function}", args, shards=shards, parallelism=2)
+
+
+def test_a_group_does_each_of_its_shards_once_and_its_log_says_which(launcher: Launcher, tmp_path: Path) -> None:
+    if not launcher.group_size:
+        with pytest.raises(errors.InvalidInput) as caught:
+            launcher.submit(group("write_the_shard", str(tmp_path), "{shard}"))
+        assert caught.value.field == "shards"
+        return
+    launcher.submit(group("write_the_shard", str(tmp_path), "{shard}"))
+    assert ended(launcher, "run-1-infer-1") == JobStatus(JobState.SUCCEEDED, 0)
+    assert {file.name: file.read_text() for file in tmp_path.glob("shard-*")} == {f"shard-{one}": "done\n" for one in (3, 5, 8)}
+    assert {line.partition(": ")[0] for line in launcher.logs("run-1-infer-1")} == {"shard 3", "shard 5", "shard 8"}
+
+
+def test_a_group_has_failed_where_one_of_it_has_and_the_others_are_done(launcher: Launcher, tmp_path: Path) -> None:
+    if launcher.group_size:
+        launcher.submit(group("write_the_shard_but_one", str(tmp_path), "{shard}", "5"))
+        assert ended(launcher, "run-1-infer-1") == JobStatus(JobState.FAILED, 69, "Shard 5 has no luck.")
+        assert sorted(file.name for file in tmp_path.glob("shard-*")) == ["shard-3", "shard-8"]
+
+
+def test_a_group_that_is_cancelled_no_longer_runs(launcher: Launcher) -> None:
+    if launcher.group_size:
+        launcher.submit(group("wait_until_cancelled"))
+        launcher.cancel("run-1-infer-1")
+        assert was_cancelled(launcher.state("run-1-infer-1"))

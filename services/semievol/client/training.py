@@ -20,9 +20,9 @@ class TrainingClient:
         self._caller = Caller("training", address, deadline_s=deadline_s)
         self._stub = pb_grpc.TrainingServiceStub(self._caller.channel)
 
-    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
+    def create_run(self, key: str, spec: TrainingSpec, *, run: str = "") -> TrainingState:
         core.check(key, spec)  # on the wire a zero would stand for the default
-        request = pb.CreateRunRequest(key=key, spec=wire.spec_to_wire(spec))
+        request = pb.CreateRunRequest(key=key, spec=wire.spec_to_wire(spec), run=run)
         response: pb.CreateRunResponse = self._caller.unary(self._stub.CreateRun, request)
         return wire.state_from_wire(response.run)
 

@@ -109,14 +109,22 @@ class Transport(Protocol):
         ...
 
 
+def reference(api_version: str, kind: str, owner: Object) -> Object:
+    """An entry of ownerReferences: what has it goes when the owner goes."""
+    meta = owner["metadata"]
+    return {"apiVersion": api_version, "kind": kind, "name": meta["name"], "uid": meta["uid"]}
+
+
 class Kube:
-    """Objects of one namespace. Safe to share between threads. `attempts` bounds how often a request is sent.
+    """Objects of one namespace. Safe to share between threads. `attempts` bounds how often a request is sent, `timeout_s` how long an answer may
+    take to begin.
 
     All requests may be repeated: names are given by us, so a second creation is AlreadyExists; replacements carry a resource version.
     """
 
-    def __init__(self, transport: Transport, namespace: str, *, attempts: int = _ATTEMPTS) -> None:
+    def __init__(self, transport: Transport, namespace: str, *, attempts: int = _ATTEMPTS, timeout_s: float = _ANSWER_S) -> None:
         self.namespace = namespace
+        self._timeout_s = timeout_s
         self._transport = transport
         self._attempts = attempts
 
@@ -183,7 +191,7 @@ class Kube:
         for attempt in range(1, self._attempts + 1):
             last = attempt == self._attempts
             try:
-                response = self._transport.send(request, timeout_s=_ANSWER_S)
+                response = self._transport.send(request, timeout_s=self._timeout_s)
             except errors.Unavailable as error:
                 if last:
                     raise errors.Unavailable(f"Cannot {action}: {error.message}") from error
@@ -199,7 +207,8 @@ class Kube:
 
 def _pause(attempt: int, asked_s: float) -> None:
     """Longer each time, and never the same for two processes."""
-    time.sleep(max(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S), min(asked_s, _LONGEST_PAUSE_S)) * random.uniform(0.5, 1))
+    least_s = max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_s)
+    time.sleep(min(least_s, _LONGEST_PAUSE_S) * random.uniform(0.5, 1))
 
 
 def _error(action: str, response: Response) -> errors.SemiEvolError:
@@ -262,10 +271,11 @@ def _seconds(header: str | None) -> float:
     return float(header) if header and header.isdigit() else 0.0
 
 
-def connect(settings: KubernetesSettings) -> Kube:
+def connect(settings: KubernetesSettings, *, attempts: int = _ATTEMPTS, timeout_s: float = _ANSWER_S) -> Kube:
     """The API that the settings name. Raises NotSupported (no client installed), InvalidInput (no usable configuration)."""
     client, namespace = api_client(settings.kubeconfig, settings.context)
-    return Kube(ClientTransport(client), settings.namespace or namespace or "default")
+    transport = ClientTransport(client)
+    return Kube(transport, settings.namespace or namespace or "default", attempts=attempts, timeout_s=timeout_s)
 
 
 def api_client(kubeconfig: str = "", context: str = "") -> tuple[ApiClient, str]:

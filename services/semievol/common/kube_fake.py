@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from semievol.common import errors
-from semievol.common.kube import Kube, Kind, Object, Request, Response
+from semievol.common.kube import Kind, Kube, Object, Request, Response
 
 
 class FakeApiServer:
@@ -36,8 +36,7 @@ class FakeApiServer:
         """Makes or changes an object behind everybody's back, as the cluster's own controllers do."""
         with self._lock:
             path = f"/{kind.api}/namespaces/{self._namespace}/{kind.plural}/{body['metadata']['name']}"
-            known = self._objects.get(path, {"metadata": {}})
-            return self._keep(path, {**known, **body, "metadata": {**known["metadata"], **body["metadata"]}})
+            return self._keep(path, _merged(self._objects.get(path, {}), body))
 
     def remove(self, kind: Kind, name: str) -> None:
         with self._lock:

@@ -22,12 +22,14 @@ from semievol.controller.diagnosis import Parts, diagnose
 from semievol.controller.exporting import ExportedRow, exported_iteration, pages
 from semievol.controller.forecast import Forecast, Forecaster
 from semievol.controller.inspection import Inspector
+from semievol.controller.jobs import Progress, still_running
 from semievol.controller.models import models_of, result
 from semievol.controller.plan import Addition, StepPlan, StepState
-from semievol.controller.reconcile import Progress, RunDriver, Surroundings
+from semievol.controller.reconcile import RunDriver
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import Event, RunRecord, run_state, step_label
-from semievol.ports import NEVER, Cancel
+from semievol.controller.surroundings import Surroundings
+from semievol.ports import NEVER, Cancel, JobState
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +38,13 @@ _WATCH_POLL_S = 0.5  # another controller may be at work on the same store: look
 
 @dataclass(frozen=True)
 class StepView:
-    """One step as users see it; `state`: waiting | running | succeeded | failed."""
+    """One step as users see it; `state`: waiting | running | succeeded | failed. `waiting_reason`: what holds its jobs up."""
 
     step: StepPlan
     state: str
     reused: bool
     progress: Progress
+    waiting_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,14 @@ class Controller:
 
     def submit(self, spec: RunSpec) -> RunView:
         """Starts the run, or lets it go on. Raises InvalidInput, Conflict (other models are served), Unavailable."""
+        self._must_lead()
         record = self._world.runs.create(spec, self._resolver.resolve(spec))
         self._drive(record)
         return self.get(record.id)
 
     def retry(self, name: str, from_step: str = "") -> RunView:
         """`from_step` (`1/infer/warm-2`): it and what follows from it is done again. Raises NotFound, Conflict (at work)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         if self._driver(record.id):
             raise errors.Conflict(f"The run {record.id} is at work; there is nothing to retry.", field="run")
@@ -124,6 +129,7 @@ class Controller:
         """More unlabeled rows for the next iteration that has not begun; (the run, that iteration). A run that has ended is not started.
 
         Raises NotFound, InvalidInput (rows that cannot be used; an id that is another row's)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         check_rows(self._world.artifacts, record, self._plan(record), uri)
         with self._lock:
@@ -139,25 +145,30 @@ class Controller:
 
     def cancel(self, name: str) -> RunView:
         """Returns when none of its jobs runs any more; a finished run stays as it is. Raises NotFound."""
+        self._must_lead()
         record = self._world.runs.find(name)
         driver = self._driver(record.id)
         if driver:
             driver.cancel()
         elif run_state(self._world.runs.events(record.id)) == "running":  # left behind by a controller that is gone
+            self._end_left_jobs(record)
             self._world.runs.append(record.id, {"type": "run_cancelled"})
         return self.get(record.id)
 
     def delete(self, name: str) -> tuple[str, list[str]]:
         """(its id, the models that are gone with it). Raises NotFound, Conflict (at work)."""
+        self._must_lead()
         record = self._world.runs.find(name)
         if self._driver(record.id):
             raise errors.Conflict(f"The run {record.id} is at work: cancel it first.", field="run")
         gone = unregister_models(self._world.registry, record.id)
+        self._world.forget_run(record.id)  # before its record, so that a deletion that was cut off can be done again
         self._world.runs.delete(record.id)
         return record.id, gone
 
     def collect_garbage(self, *, dry_run: bool) -> Collected:
         """What was deleted, or would be. Raises Conflict (a run is at work), Corrupt (a run's record, so that nobody knows what it needs)."""
+        self._must_lead()
         self._refuse_while_at_work("Collecting garbage must not meet a run's half-written steps")
         models = self._world.registry.models()
         rubbish = garbage(self._world.artifacts, self._world.runs.all(strict=True), self._world.runs.events, models)
@@ -178,6 +189,15 @@ class Controller:
                 shutil.rmtree(directory)
             self._world.artifacts.distrust()
         return Collected(len(found) + len(files), size, tuple(dropped), tuple(notes))
+
+    def _must_lead(self) -> None:
+        if leader := self._world.leader():
+            raise errors.Unavailable(f"Another replica of the controller acts: {leader}. Ask that one, or again in a moment.")
+
+    def _end_left_jobs(self, record: RunRecord) -> None:
+        """Those of a run that nobody drives."""
+        for name in still_running(self._world.launcher, self._world.runs.events(record.id)):
+            self._world.launcher.cancel(name)
 
     def _refuse_while_at_work(self, why: str) -> None:
         busy = [record.id for record in self._world.runs.all() if self._driver(record.id)]
@@ -230,6 +250,7 @@ class Controller:
         """(job, new lines) of the run's jobs, or of one step's (`1/infer/warm-2`). Raises NotFound."""
         record = self._world.runs.find(name)
         read: dict[str, int] = {}  # job -> lines that were sent
+        ended: set[str] = set()  # jobs whose logs were read to the end
         known = {view.step.label for view in self.get(record.id).steps}
         if step and step not in known:
             raise errors.NotFound(f"The run {record.id} has no step {step!r}; it has {', '.join(sorted(known))}.", field="step")
@@ -239,7 +260,11 @@ class Controller:
                 if event["type"] != "step_started" or (step and step != step_label(event)):
                     continue
                 job = event["job"]
+                if job in ended:
+                    continue
+                over = self._world.launcher.state(job).state in (JobState.SUCCEEDED, JobState.FAILED)
                 lines = self._world.launcher.logs(job, read.get(job, 0))
+                ended |= {job} if over else set()
                 if lines:
                     read[job] = read.get(job, 0) + len(lines)
                     yield job, lines
@@ -284,8 +309,15 @@ class Controller:
         """Tries every part with one row; what fails is a finding."""
         return diagnose(self._parts, train=train, cancel=cancel)
 
+    def probe(self) -> None:
+        """One look at what it stands on: the store's runs, the launcher's jobs. Raises what they raise."""
+        self._world.runs.all()
+        self._world.launcher.state("probe")
+
     def resume_all(self) -> None:
-        """Lets every unfinished run go on."""
+        """Lets every unfinished run go on, if this controller is the one that acts."""
+        if self._world.leader():
+            return
         for record in self._world.runs.all():
             if run_state(self._world.runs.events(record.id)) == "running":
                 log.info("Resuming run %s", record.id)
@@ -346,7 +378,8 @@ def _step_view(step: StepPlan, run: str, reused: set[str], failed: set[str], dri
         state = "failed"
     else:
         state = "running" if step.state is StepState.READY and run == "running" else "waiting"
-    return StepView(step, state, step.label in reused, progress)
+    reason = driver.waiting.get(step.label, "") if driver and step.state is not StepState.DONE else ""
+    return StepView(step, state, step.label in reused, progress, reason)
 
 
 def _progress_event(label: str, progress: Progress) -> Event:

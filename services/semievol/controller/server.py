@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semievol.client.services import Services
 from semievol.common.artifacts import Artifacts
@@ -19,25 +21,51 @@ from semievol.controller.core import Controller
 from semievol.controller.diagnosis import Parts
 from semievol.controller.forecast import Forecaster
 from semievol.controller.preview import Outputs
-from semievol.controller.reconcile import Surroundings
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import RunStore
 from semievol.controller.servicer import ControllerServicer
 from semievol.controller.settings import ControllerSettings
+from semievol.controller.surroundings import Surroundings, nobody, nothing
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
 from semievol.launchers.inline import InlineLauncher
 from semievol.launchers.subprocess import SubprocessLauncher
-from semievol.ports import Cancel, Launcher
+from semievol.ports import Cancel, Launcher, RunOwner
+
+if TYPE_CHECKING:
+    from semievol.controller.lease import Elector
 
 
 def launcher(settings: ControllerSettings) -> Launcher:
-    """The launcher that the settings name."""
+    """The launcher that the settings name. Raises InvalidInput, NotSupported (no cluster to be talked to)."""
+    if settings.launcher == "kubernetes":
+        from semievol.launchers.kubernetes import KubernetesLauncher
+
+        return KubernetesLauncher.connected("step")
     return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
 
 
-def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[str, str]) -> Controller:
-    """A controller over the settings' store. `addresses`: service -> host:port; those that are missing are asked for in vain."""
+def elector() -> Elector | None:
+    """Whoever decides between the replicas of the controller, on a cluster and if SEMIEVOL_KUBERNETES_LEASE names a Lease."""
+    from semievol.common.kube import DEPLOYMENT, KubernetesSettings, connect
+    from semievol.controller.lease import Elector
+
+    settings = KubernetesSettings()
+    if not settings.lease:
+        return None
+    kube = connect(settings, attempts=1, timeout_s=settings.lease_s / 3)  # what fails is tried again with the next renewal
+
+    def owner() -> dict[str, Any] | None:
+        return kube.get(DEPLOYMENT, settings.owner) if settings.owner else None
+
+    return Elector(kube, settings.lease, socket.gethostname(), owner=owner, duration_s=settings.lease_s)
+
+
+def controller(
+    settings: ControllerSettings, jobs: Launcher, addresses: Mapping[str, str], election: Elector | None = None
+) -> Controller:
+    """A controller over the settings' store. `addresses`: service -> host:port; those that are missing are asked for in vain. `election`: says
+    whether it acts; None: it does."""
     store = open_store(settings.store)
     artifacts = Artifacts(store)
 
@@ -65,6 +93,9 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
         backoff_s=settings.backoff_s,
         poll_s=settings.poll_s,
         base=lambda: services.generation.models()[0],
+        patience_s=settings.patience_s,
+        leader=election.leader if election else nobody,
+        forget_run=jobs.forget_run if isinstance(jobs, RunOwner) else nothing,
     )
     forecaster = Forecaster(
         artifacts, runs, intake, lambda: services.generation, lambda: services.embedding, lambda: services.retrieval
@@ -82,8 +113,8 @@ def controller(settings: ControllerSettings, jobs: Launcher, addresses: Mapping[
     return Controller(surroundings, resolver, settings.models_directory, forecaster, parts)
 
 
-def service(settings: ControllerSettings, core: Controller) -> Service:
-    """The gRPC service around a controller."""
+def service(settings: ControllerSettings, core: Controller, election: Elector | None = None) -> Service:
+    """The gRPC service around a controller. A replica that waits for its turn is as healthy as the one that acts: it answers what can be read."""
     workers = Workers("controller", threads=4)
     # each waits most of its time; an export's messages are a quarter of a MiB each
     watchers = Workers("controller-watch", threads=64, ahead=16, stall_s=60.0)
@@ -92,12 +123,18 @@ def service(settings: ControllerSettings, core: Controller) -> Service:
     async def probe() -> None:
         if settings.probe_store:
             await workers.run(probe_store, open_store(settings.store))
-        await workers.run(core.runs)
-        if settings.resume_on_start:
+        await workers.run(core.probe)
+        if election:  # whenever this replica begins to act; not on the thread that has to renew its hold meanwhile
+            await workers.run(
+                election.start, lambda: threading.Thread(target=core.resume_all, name="resume", daemon=True).start()
+            )
+        elif settings.resume_on_start:
             await workers.run(core.resume_all)
 
     async def close() -> None:
         await asyncio.to_thread(core.close)
+        if election:  # when nothing is driven here any more
+            await asyncio.to_thread(election.stop)
         await asyncio.to_thread(watchers.close)
         await asyncio.to_thread(workers.close)
 
@@ -116,7 +153,12 @@ def main() -> None:
         settings = settings.model_copy(update={"store": Path("artifacts").absolute().as_uri()})
     names = ("embedding", "retrieval", "generation", "judging", "training")
     addresses = {name: getattr(settings, f"{name}_address") for name in names}
-    serve(lambda: service(settings, controller(settings, launcher(settings), addresses)), settings.address)
+
+    def build() -> Service:
+        election = elector() if settings.launcher == "kubernetes" else None
+        return service(settings, controller(settings, launcher(settings), addresses, election), election)
+
+    serve(build, settings.address)
 
 
 if __name__ == "__main__":

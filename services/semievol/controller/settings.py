@@ -28,8 +28,8 @@ class ControllerSettings(BaseSettings):
     jobs_directory: Path = Path("jobs")
     """Records and logs of jobs, for the launcher `subprocess`."""
 
-    launcher: str = Field(default="inline", pattern="^(inline|subprocess)$")
-    """`inline` runs steps in threads, `subprocess` in child processes."""
+    launcher: str = Field(default="inline", pattern="^(inline|subprocess|kubernetes)$")
+    """`inline` runs steps in threads, `subprocess` in child processes, `kubernetes` in Jobs of a cluster (SEMIEVOL_KUBERNETES_*, see common.kube)."""
 
     embedding_address: str = "127.0.0.1:50051"
     retrieval_address: str = "127.0.0.1:50052"
@@ -49,6 +49,9 @@ class ControllerSettings(BaseSettings):
 
     poll_s: float = Field(0.1, gt=0)
     """Seconds between two looks at the jobs, up to eight times as many while nothing begins or ends. A missed change costs one interval."""
+
+    patience_s: float = Field(300.0, ge=0)
+    """Seconds for which the training service or the cluster's API may be away before a run fails for it: they are upgraded, too."""
 
     resume_on_start: bool = True
     """Whether unfinished runs go on when the controller starts. Embedded mode turns it off: `semievol run` names its run."""

@@ -32,11 +32,11 @@ def training_spec(work: Work) -> TrainingSpec:
 class TrainingJob:
     """The run under the step's key; asked for once, then looked at."""
 
-    def __init__(self, trainer: Trainer, work: Work) -> None:
+    def __init__(self, trainer: Trainer, work: Work, run: str) -> None:
         self._trainer = trainer
         self._key = work.key
         self.elsewhere = bool(work.params.get("endpoint"))  # an endpoint trains, and goes on without us
-        self._state: TrainingState = trainer.create_run(work.key, training_spec(work))
+        self._state: TrainingState = trainer.create_run(work.key, training_spec(work), run=run)
 
     def status(self) -> JobStatus:
         self._state = self._trainer.get_run(self._key)
@@ -46,7 +46,7 @@ class TrainingJob:
             cls = errors.BY_CODE.get(self._state.error_code, errors.InternalError)
             code = errors.Cancelled.exit_code if self._state.state == "cancelled" else cls.exit_code
             return JobStatus(JobState.FAILED, code, self._state.error)
-        return JobStatus(JobState.RUNNING)
+        return JobStatus(JobState.RUNNING, reason=self._state.waiting_reason)
 
     def progress(self) -> dict[str, Any] | None:
         state = self._state

@@ -12,8 +12,8 @@ from semievol.common.runspec import RunSpec, parse_run_spec
 from semievol.common.wire import task_from_wire, task_to_wire
 from semievol.controller.core import RunView, StepView
 from semievol.controller.exporting import ExportedRow
+from semievol.controller.jobs import Progress
 from semievol.controller.plan import StepPlan, StepState
-from semievol.controller.reconcile import Progress
 from semievol.controller.runs import Event
 from semievol.controller.v1 import controller_service_pb2 as pb
 
@@ -109,6 +109,7 @@ def step_to_wire(view: StepView) -> pb.StepStatus:
         progress_done=progress.done,
         progress_total=progress.total,
         progress_unit=progress.unit if progress.total else "",
+        waiting_reason=view.waiting_reason,
     )
 
 
@@ -130,7 +131,9 @@ def event_to_wire(event: Event, model_of: Callable[[str], pb.Model | None]) -> p
             body.model.CopyFrom(model)
         return message
     for name, value in event.items():
-        if name not in ("type", "number", "time"):
+        if isinstance(value, list):
+            getattr(body, name).extend(value)
+        elif name not in ("type", "number", "time"):
             setattr(body, name, value)
     return message
 

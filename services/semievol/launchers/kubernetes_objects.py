@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from semievol.common import errors
-from semievol.common.kube import Object
+from semievol.common.kube import Object, reference
 from semievol.launchers import entrypoint
 from semievol.ports import JobSpec
 
@@ -105,11 +105,6 @@ def run_object(run: str, template: Template, owner: Object | None) -> Object:
     if owner is not None:
         meta["ownerReferences"] = [reference("apps/v1", "Deployment", owner)]
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"run": run}}
-
-
-def reference(api_version: str, kind: str, owner: Object) -> Object:
-    meta = owner["metadata"]
-    return {"apiVersion": api_version, "kind": kind, "name": meta["name"], "uid": meta["uid"]}
 
 
 def job_object(job: JobSpec, template: Template, component: str, owner: Object | None) -> Object:

@@ -44,7 +44,9 @@ def job_status(job: Object, pods: Sequence[Object]) -> JobStatus:
         return JobStatus(JobState.FAILED, errors.DeadlineExceeded.exit_code, f"Its time was up: {failed.get('message', '')}")
     if not ends:
         said = f"{failed.get('reason', '')}: {failed.get('message', '')}".strip(": ")
-        return JobStatus(JobState.FAILED, entrypoint.KILLED, f"The job's pod is gone without a word ({said or 'no reason given'}).")
+        return JobStatus(
+            JobState.FAILED, entrypoint.KILLED, f"The job's pod is gone without a word ({said or 'no reason given'})."
+        )
     code, message = min(ends, key=lambda end: _FIRST.index(end[0]) if end[0] in _FIRST else len(_FIRST))
     return JobStatus(JobState.FAILED, code, message)
 

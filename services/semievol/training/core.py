@@ -133,7 +133,7 @@ class TrainingService:
         self._progress: dict[str, tuple[int, dict[str, Any]]] = {}  # job -> lines read, last progress
         self._lock = threading.RLock()  # a job that is numbered but not yet submitted must not be seen as lost
 
-    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
+    def create_run(self, key: str, spec: TrainingSpec, *, run: str = "") -> TrainingState:
         check(key, spec)
         self._check_endpoint(spec)
         wanted = identity(self._artifacts, spec)
@@ -146,7 +146,7 @@ class TrainingService:
                 state = self._state(key, attempts)
                 if state.state not in ("failed", "cancelled"):
                     return state
-            job = self._job(key, spec, attempts + 1)
+            job = self._job(key, spec, attempts + 1, run)
             self._records.number(key, attempts + 1, job.name)
             self._launcher.submit(job)  # if another service numbered this attempt first, its job is adopted
             return TrainingState(key, "pending")
@@ -196,9 +196,10 @@ class TrainingService:
         self._artifacts.store.list("training/probe/")
         self._launcher.state("train-probe")
 
-    def _job(self, key: str, spec: TrainingSpec, attempt: int) -> JobSpec:
+    def _job(self, key: str, spec: TrainingSpec, attempt: int, run: str) -> JobSpec:
         args = (key, str(attempt), canonical_json(asdict(spec)).decode(), canonical_json(asdict(self._options)).decode())
-        return JobSpec(job_name(key, attempt), ENTRYPOINT, args, {"room": "training", "key": key[:12]})
+        labels = {"room": "training", "key": key[:12]} | ({"run": run} if run else {})
+        return JobSpec(job_name(key, attempt), ENTRYPOINT, args, labels)
 
     def _state(self, key: str, attempt: int) -> TrainingState:
         job = job_name(key, attempt)
@@ -209,7 +210,7 @@ class TrainingService:
         progress = self._read_progress(job) if attempt else {}
         state = TrainingState(key, "running" if progress else "pending", **progress)
         if status.state is JobState.RUNNING:
-            return state
+            return replace(state, waiting_reason=status.reason)
         return _ended(state, self._records.ending(key, attempt), status)
 
     def _read_progress(self, job: str) -> dict[str, Any]:

@@ -53,13 +53,28 @@ def around(trainer: Trainer, settings: TrainingSettings) -> Service:
     )
 
 
+def launcher_of(settings: TrainingSettings) -> Launcher:
+    """The launcher that the settings name. Raises InvalidInput, NotSupported (no cluster to be talked to)."""
+    if settings.launcher == "kubernetes":
+        from semievol.launchers.kubernetes import KubernetesLauncher
+
+        return KubernetesLauncher.connected("training")
+    return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
+
+
 def main() -> None:
     settings = TrainingSettings()
-    launcher = InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
+    launchers: list[Launcher] = []
+
+    def build() -> Service:
+        launchers.append(launcher_of(settings))
+        return service(settings, launchers[0], Artifacts(open_store(settings.store)))
+
     try:
-        serve(lambda: service(settings, launcher, Artifacts(open_store(settings.store))), settings.address)
+        serve(build, settings.address)
     finally:
-        launcher.close()
+        for launcher in launchers:
+            launcher.close()
 
 
 if __name__ == "__main__":

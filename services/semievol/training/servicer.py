@@ -20,7 +20,8 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
         self._watchers = watchers
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
-        state = await self._workers.run(self._trainer.create_run, request.key, wire.spec_from_wire(request.spec))
+        spec = wire.spec_from_wire(request.spec)
+        state = await self._workers.run(self._trainer.create_run, request.key, spec, run=request.run)
         return pb.CreateRunResponse(run=wire.state_to_wire(state))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:

@@ -35,8 +35,9 @@ class TrainingSettings(BaseSettings):
     jobs_directory: Path = Path("jobs")
     """Records and logs of jobs, for the launcher `subprocess`."""
 
-    launcher: Literal["inline", "subprocess"] = "subprocess"
-    """`subprocess`: a run that is killed for its memory takes nothing with it. `inline` trains in a thread of the service."""
+    launcher: Literal["inline", "subprocess", "kubernetes"] = "subprocess"
+    """`subprocess`: a run that is killed for its memory takes nothing with it. `inline` trains in a thread of the service, `kubernetes` in Jobs of
+    a cluster (SEMIEVOL_KUBERNETES_*, see common.kube)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""

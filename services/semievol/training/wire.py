@@ -46,6 +46,7 @@ def state_from_wire(run: pb.TrainingRun) -> TrainingState:
         adapter_uri=run.adapter_uri,
         error=run.error,
         error_code=run.error_code,
+        waiting_reason=run.waiting_reason,
     )
 
 
@@ -60,6 +61,7 @@ def state_to_wire(state: TrainingState) -> pb.TrainingRun:
         adapter_uri=state.adapter_uri,
         error=state.error,
         error_code=state.error_code,
+        waiting_reason=state.waiting_reason,
     )
     if state.eta_s:
         run.eta.FromMicroseconds(round(state.eta_s * 1e6))

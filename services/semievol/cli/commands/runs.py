@@ -86,6 +86,10 @@ def _run_text(run: pb.Run) -> str:
     from semievol.cli.result import result_text
 
     parts = [f"Run {run.id}: {plain.state(run.state)}", _steps_table(run.steps)]
+    if held := [
+        f"{plain.step_name(step.iteration, step.name)} waits: {step.waiting_reason}" for step in run.steps if step.waiting_reason
+    ]:
+        parts.append("\n".join(held))
     if run.error:
         parts.append(f"{run.error_class}: {run.error}")
     if run.result_json:

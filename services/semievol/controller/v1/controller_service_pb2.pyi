@@ -485,6 +485,7 @@ class StepStatus(_message.Message):
     PROGRESS_DONE_FIELD_NUMBER: _builtins.int
     PROGRESS_TOTAL_FIELD_NUMBER: _builtins.int
     PROGRESS_UNIT_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
     iteration: _builtins.int
     """Iteration, from 1; 0 for intake."""
     name: _builtins.str
@@ -505,6 +506,8 @@ class StepStatus(_message.Message):
     """See above."""
     progress_unit: _builtins.str
     """What is counted: "rows", "updates"."""
+    waiting_reason: _builtins.str
+    """What holds its jobs up, such as a scheduler that has no node for a pod, or an image that cannot be pulled; empty: nothing does."""
     def __init__(
         self,
         *,
@@ -518,10 +521,11 @@ class StepStatus(_message.Message):
         progress_done: _builtins.int = ...,
         progress_total: _builtins.int = ...,
         progress_unit: _builtins.str = ...,
+        waiting_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "key", b"key", "name", b"name", "progress_done", b"progress_done", "progress_total", b"progress_total", "progress_unit", b"progress_unit", "reused", b"reused", "shard_count", b"shard_count", "shards_done", b"shards_done", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "key", b"key", "name", b"name", "progress_done", b"progress_done", "progress_total", b"progress_total", "progress_unit", b"progress_unit", "reused", b"reused", "shard_count", b"shard_count", "shards_done", b"shards_done", "state", b"state", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,6 +770,7 @@ class StepStarted(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     iteration: _builtins.int
     """Iteration, from 1; 0 for intake."""
     step: _builtins.str
@@ -776,6 +781,10 @@ class StepStarted(_message.Message):
     """From 1."""
     job: _builtins.str
     """The job's name, for StreamLogs."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The shards of a job that does several; `shard` is -1 then."""
+
     def __init__(
         self,
         *,
@@ -784,10 +793,11 @@ class StepStarted(_message.Message):
         shard: _builtins.int = ...,
         attempt: _builtins.int = ...,
         job: _builtins.str = ...,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "iteration", b"iteration", "job", b"job", "shard", b"shard", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "iteration", b"iteration", "job", b"job", "shard", b"shard", "shards", b"shards", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,7 @@ class FakeTrainer:
         self._runs: dict[str, _FakeRun] = {}
         self._lock = threading.RLock()
 
-    def create_run(self, key: str, spec: TrainingSpec) -> TrainingState:
+    def create_run(self, key: str, spec: TrainingSpec, *, run: str = "") -> TrainingState:
         core.check(key, spec)
         identity = core.identity(self._artifacts, spec)
         self._artifacts.distrust()

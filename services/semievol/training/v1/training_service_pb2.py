@@ -25,35 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+semievol/training/v1/training_service.proto\x12\x14semievol.training.v1\x1a\x1egoogle/protobuf/duration.proto\"\x98\x02\n\x0cTrainingSpec\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x02 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x01\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\x11\n\tlora_rank\x18\x05 \x01(\x05\x12\x12\n\nlora_alpha\x18\x06 \x01(\x05\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x1d\n\x15gradient_accumulation\x18\x08 \x01(\x05\x12\x12\n\nmax_tokens\x18\t \x01(\x05\x12\x19\n\x0cwarmup_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x10\n\x08\x65ndpoint\x18\x0c \x01(\tB\x0f\n\r_warmup_ratio\"\xf5\x01\n\x0bTrainingRun\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.semievol.training.v1.RunState\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x05\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12&\n\x03\x65ta\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61\x64\x61pter_uri\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x12\n\nerror_code\x18\n \x01(\t\"Q\n\x10\x43reateRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".semievol.training.v1.TrainingSpec\"C\n\x11\x43reateRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1c\n\rGetRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"@\n\x0eGetRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1e\n\x0fWatchRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"B\n\x10WatchRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1f\n\x10\x43\x61ncelRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"C\n\x11\x43\x61ncelRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05\x32\xff\x02\n\x0fTrainingService\x12\\\n\tCreateRun\x12&.semievol.training.v1.CreateRunRequest\x1a\'.semievol.training.v1.CreateRunResponse\x12S\n\x06GetRun\x12#.semievol.training.v1.GetRunRequest\x1a$.semievol.training.v1.GetRunResponse\x12[\n\x08WatchRun\x12%.semievol.training.v1.WatchRunRequest\x1a&.semievol.training.v1.WatchRunResponse0\x01\x12\\\n\tCancelRun\x12&.semievol.training.v1.CancelRunRequest\x1a\'.semievol.training.v1.CancelRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+semievol/training/v1/training_service.proto\x12\x14semievol.training.v1\x1a\x1egoogle/protobuf/duration.proto\"\x98\x02\n\x0cTrainingSpec\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x02 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x01\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\x11\n\tlora_rank\x18\x05 \x01(\x05\x12\x12\n\nlora_alpha\x18\x06 \x01(\x05\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x1d\n\x15gradient_accumulation\x18\x08 \x01(\x05\x12\x12\n\nmax_tokens\x18\t \x01(\x05\x12\x19\n\x0cwarmup_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x10\n\x08\x65ndpoint\x18\x0c \x01(\tB\x0f\n\r_warmup_ratio\"\x8d\x02\n\x0bTrainingRun\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.semievol.training.v1.RunState\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x05\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x06 \x01(\x01\x12&\n\x03\x65ta\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61\x64\x61pter_uri\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x12\n\nerror_code\x18\n \x01(\t\x12\x16\n\x0ewaiting_reason\x18\x0b \x01(\t\"^\n\x10\x43reateRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".semievol.training.v1.TrainingSpec\x12\x0b\n\x03run\x18\x03 \x01(\t\"C\n\x11\x43reateRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1c\n\rGetRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"@\n\x0eGetRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1e\n\x0fWatchRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"B\n\x10WatchRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun\"\x1f\n\x10\x43\x61ncelRunRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"C\n\x11\x43\x61ncelRunResponse\x12.\n\x03run\x18\x01 \x01(\x0b\x32!.semievol.training.v1.TrainingRun*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05\x32\xff\x02\n\x0fTrainingService\x12\\\n\tCreateRun\x12&.semievol.training.v1.CreateRunRequest\x1a\'.semievol.training.v1.CreateRunResponse\x12S\n\x06GetRun\x12#.semievol.training.v1.GetRunRequest\x1a$.semievol.training.v1.GetRunResponse\x12[\n\x08WatchRun\x12%.semievol.training.v1.WatchRunRequest\x1a&.semievol.training.v1.WatchRunResponse0\x01\x12\\\n\tCancelRun\x12&.semievol.training.v1.CancelRunRequest\x1a\'.semievol.training.v1.CancelRunResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'semievol.training.v1.training_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1083
-  _globals['_RUNSTATE']._serialized_end=1238
+  _globals['_RUNSTATE']._serialized_start=1120
+  _globals['_RUNSTATE']._serialized_end=1275
   _globals['_TRAININGSPEC']._serialized_start=102
   _globals['_TRAININGSPEC']._serialized_end=382
   _globals['_TRAININGRUN']._serialized_start=385
-  _globals['_TRAININGRUN']._serialized_end=630
-  _globals['_CREATERUNREQUEST']._serialized_start=632
-  _globals['_CREATERUNREQUEST']._serialized_end=713
-  _globals['_CREATERUNRESPONSE']._serialized_start=715
-  _globals['_CREATERUNRESPONSE']._serialized_end=782
-  _globals['_GETRUNREQUEST']._serialized_start=784
-  _globals['_GETRUNREQUEST']._serialized_end=812
-  _globals['_GETRUNRESPONSE']._serialized_start=814
-  _globals['_GETRUNRESPONSE']._serialized_end=878
-  _globals['_WATCHRUNREQUEST']._serialized_start=880
-  _globals['_WATCHRUNREQUEST']._serialized_end=910
-  _globals['_WATCHRUNRESPONSE']._serialized_start=912
-  _globals['_WATCHRUNRESPONSE']._serialized_end=978
-  _globals['_CANCELRUNREQUEST']._serialized_start=980
-  _globals['_CANCELRUNREQUEST']._serialized_end=1011
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1013
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1080
-  _globals['_TRAININGSERVICE']._serialized_start=1241
-  _globals['_TRAININGSERVICE']._serialized_end=1624
+  _globals['_TRAININGRUN']._serialized_end=654
+  _globals['_CREATERUNREQUEST']._serialized_start=656
+  _globals['_CREATERUNREQUEST']._serialized_end=750
+  _globals['_CREATERUNRESPONSE']._serialized_start=752
+  _globals['_CREATERUNRESPONSE']._serialized_end=819
+  _globals['_GETRUNREQUEST']._serialized_start=821
+  _globals['_GETRUNREQUEST']._serialized_end=849
+  _globals['_GETRUNRESPONSE']._serialized_start=851
+  _globals['_GETRUNRESPONSE']._serialized_end=915
+  _globals['_WATCHRUNREQUEST']._serialized_start=917
+  _globals['_WATCHRUNREQUEST']._serialized_end=947
+  _globals['_WATCHRUNRESPONSE']._serialized_start=949
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1015
+  _globals['_CANCELRUNREQUEST']._serialized_start=1017
+  _globals['_CANCELRUNREQUEST']._serialized_end=1048
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1050
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1117
+  _globals['_TRAININGSERVICE']._serialized_start=1278
+  _globals['_TRAININGSERVICE']._serialized_end=1661
 # @@protoc_insertion_point(module_scope)

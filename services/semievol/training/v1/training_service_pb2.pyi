@@ -142,6 +142,7 @@ class TrainingRun(_message.Message):
     ADAPTER_URI_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Its content key."""
     state: Global___RunState.ValueType
@@ -160,6 +161,8 @@ class TrainingRun(_message.Message):
     """What went wrong, if failed; one or two sentences."""
     error_code: _builtins.str
     """The gRPC status name of what went wrong, such as INVALID_ARGUMENT; empty unless failed."""
+    waiting_reason: _builtins.str
+    """What holds a pending run up, such as a scheduler that has no node for its pod; empty: nothing does."""
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
         """Expected time to the end. Not set until known."""
@@ -177,10 +180,11 @@ class TrainingRun(_message.Message):
         adapter_uri: _builtins.str = ...,
         error: _builtins.str = ...,
         error_code: _builtins.str = ...,
+        waiting_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_uri", b"adapter_uri", "error", b"error", "error_code", b"error_code", "eta", b"eta", "key", b"key", "loss", b"loss", "state", b"state", "step", b"step", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_uri", b"adapter_uri", "error", b"error", "error_code", b"error_code", "eta", b"eta", "key", b"key", "loss", b"loss", "state", b"state", "step", b"step", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,8 +198,11 @@ class CreateRunRequest(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Content key: 64 lower-case hex digits. Else INVALID_ARGUMENT."""
+    run: _builtins.str
+    """The evolution run that wants it: on a cluster its job is deleted with that run. Empty: it belongs to none. No part of what the key means."""
     @_builtins.property
     def spec(self) -> Global___TrainingSpec:
         """What to train."""
@@ -205,10 +212,11 @@ class CreateRunRequest(_message.Message):
         *,
         key: _builtins.str = ...,
         spec: Global___TrainingSpec | None = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "run", b"run", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
