@@ -101,7 +101,7 @@ class Reread(Generic[T]):
                 self._take(stamps)
         return self._value
 
-    def _take(self, stamps: Sequence[object]) -> None:
+    def _take(self, stamps: list[object]) -> None:
         names = " and ".join(map(str, self._files))
         try:
             self._value = self._read()

@@ -117,7 +117,7 @@ def test_every_command_that_talks_to_a_controller_takes_a_cluster(
         ("data", "add", "demo", run_file.with_name("unlabeled.csv")),
         ("export", "demo", "-o", tmp_path / "rows.jsonl"),
         ("gc", "--dry-run"),
-        ("explain", "demo", "u1"),
+        ("explain", "demo", "row-1"),
         ("select", "demo", "--what-if"),
         ("doctor",),
     ]
