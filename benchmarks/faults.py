@@ -31,6 +31,9 @@ Servers elsewhere are taken away while a step is at work, and brought back for t
 OpenAI-compatible endpoint, a real Milvus 2.3.5 and a real MinIO. Of the writes of a run in one shard (fsync, link and rename are counted) every one
 fails once. What comes after a manifest has its name, the sync of its directory and the record of the attempt, is swept over the steps: the
 first of these writes fails in one step, the next in another. That is why fewer are named than are made.
+
+Of access, every method of the controller and of the router is called with something wrong, one that does not exist and reflection among them, beside
+the command; and with all that is right, so that a door that refuses everybody is no success.
 """
 _MOST_LETTERS = 150
 _WRONG = "WRONG: "

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import filelock
 
 from semievol import homes
-from semievol.common import errors
+from semievol.common import errors, security
 from semievol.common.endpoints import is_url
 from semievol.common.grpc_server import Server, Service
 from semievol.ports import Embedder, Launcher
@@ -116,7 +116,8 @@ class Embedded:
         return self._addresses
 
     def __enter__(self) -> Embedded:
-        """Raises Busy (another process drives this home), StorageError, or what a service's start raises."""
+        """Raises Busy (another process drives this home), StorageError, InvalidInput (half of TLS is set), or what a service's start raises."""
+        security.check_whole()
         self._prepare_home()
         self._thread.start()
         try:

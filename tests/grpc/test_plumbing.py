@@ -44,7 +44,9 @@ ALL_ERRORS = [
     errors.Cancelled("Stopped."),
     errors.Corrupt("Damaged.", details={"sha256": "00"}),
     errors.StorageError("Disk full."),
+    errors.NotTrusted("A certificate of somebody else."),
     errors.NotAllowed("No.", field="alias"),
+    errors.NotAuthenticated("Who are you?"),
     errors.NotSupported("Not by this backend."),
     errors.InternalError("Request id 1."),
 ]

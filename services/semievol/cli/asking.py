@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.algorithm.prompts import plain_prompt
 from semievol.algorithm.types import Message, Row, TaskType
-from semievol.cli.connect import controller, find_model, router
+from semievol.cli.connect import controller, find_model, reached, router
 from semievol.cli.options import Target
 from semievol.cli.runfiles import read_run_file
 from semievol.client.controller import ControllerClient
@@ -105,15 +105,19 @@ def _before(system: str) -> tuple[Message, ...]:
 
 @contextlib.contextmanager
 def served(target: Target, wanted: Wanted | None, address: str) -> Iterator[RouterClient]:
-    """A router: the one at `address`, the running one of this home, or one in this process, for which `wanted` says what base it needs."""
+    """A router: the one at `address`, that of a cluster, the running one of this home, or one in this process, for which `wanted` says what
+    base it needs."""
     from semievol.client.router import RouterClient
 
     with contextlib.ExitStack() as stack:
-        if not address:
+        access = None
+        if not address and target.cluster:
+            address, access = stack.enter_context(reached(target, "router"))
+        elif not address:
             assert wanted is not None
             endpoint = wanted.spec.engine if wanted.spec.trainer == "openai" else ""
             address = stack.enter_context(router(target.home, wanted.model.base, store=target.store, endpoint=endpoint))
-        yield stack.enter_context(contextlib.closing(RouterClient(address)))
+        yield stack.enter_context(contextlib.closing(RouterClient(address, access=access)))
 
 
 def ask(client: RouterClient, name: str, prompt: Prompt, sampling: Sampling, show: Callable[[str], None] | None) -> Reply:

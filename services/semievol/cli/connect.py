@@ -18,6 +18,7 @@ from semievol.controller.v1 import controller_service_pb2 as pb
 
 if TYPE_CHECKING:
     from semievol.common.runspec import RunSpec
+    from semievol.common.security import Access
 
 _HEALTH_DEADLINE_S = 2.0
 
@@ -61,7 +62,10 @@ def _answers(address: str) -> bool:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    from semievol.common.grpc_client import open_channel
+    from semievol.common.security import access
+
+    with open_channel(address, access()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_DEADLINE_S)
@@ -70,10 +74,29 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _controller_address(target: Target, suite_of: Callable[[Path], dict[str, Any] | None] = live_suite) -> str:
-    """Of a controller that carries runs on; empty if there is none. `suite_of`: `_lasting_suite` for one that is given work."""
+@contextlib.contextmanager
+def reached(target: Target, component: str = "controller") -> Iterator[tuple[str, Access | None]]:
+    """Address of the controller or router of a target that is elsewhere, and what opens it (None: as the environment says). Raises as
+    `forward.forwarded`."""
     if target.address:
-        return target.address
+        yield target.address, None
+        return
+    assert target.cluster is not None
+    from semievol.cli.forward import forwarded
+
+    with forwarded(target.cluster, component) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def controller_elsewhere(target: Target) -> Iterator[ControllerClient]:
+    """A client of it. Raises as `reached`."""
+    with reached(target) as (address, access), ControllerClient(address, access=access) as client:
+        yield client
+
+
+def _home_controller(target: Target, suite_of: Callable[[Path], dict[str, Any] | None] = live_suite) -> str:
+    """Address of the home's controller that carries runs on; empty if there is none. `suite_of`: `_lasting_suite` for one that is given work."""
     record = suite_of(target.home)
     if not record:
         return ""
@@ -87,9 +110,13 @@ def controller(target: Target, *, exclusive: bool = False, vectors: bool = False
 
     `exclusive`: the command deletes things; raises Busy where another process is about to work on the home. `vectors`: it needs the home's
     vector store, if there is one."""
-    address = _controller_address(target)
+    if target.elsewhere:
+        with controller_elsewhere(target) as client:
+            yield Connection(client, works=True)
+        return
+    address = _home_controller(target)
     if address:
-        with ControllerClient(address, deadline_s=60.0) as client:
+        with ControllerClient(address) as client:
             yield Connection(client, works=True)
         return
     output.log_to_stderr()
@@ -106,13 +133,17 @@ def controller(target: Target, *, exclusive: bool = False, vectors: bool = False
 
 def serving(target: Target) -> bool:
     """Whether there is a controller that carries runs on. Raises Busy, as `suite`."""
-    return bool(_controller_address(target, _lasting_suite))
+    return target.elsewhere or bool(_home_controller(target, _lasting_suite))
 
 
 @contextlib.contextmanager
 def working_controller(target: Target, instead: str) -> Iterator[ControllerClient]:
     """A controller that carries runs on. Raises Unavailable, saying what to do instead, if none is running; Busy, as `suite`."""
-    address = _controller_address(target, _lasting_suite)
+    if target.elsewhere:
+        with controller_elsewhere(target) as client:
+            yield client
+        return
+    address = _home_controller(target, _lasting_suite)
     if not address:
         raise errors.Unavailable(f"No services are running for {target.home}, so nobody would work on it. {instead}")
     with ControllerClient(address) as client:

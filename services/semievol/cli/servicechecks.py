@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import semievol
 from semievol.cli import failures, output
-from semievol.cli.connect import live_suite
+from semievol.cli.connect import controller_elsewhere, live_suite
 from semievol.cli.options import Target
 from semievol.client.controller import ControllerClient
 from semievol.common import errors
@@ -38,8 +39,8 @@ class Wanted:
 
 def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Finding]:
     """A finding for every part; what cannot be started or reached is one, too."""
-    if target.address:
-        yield from _diagnosed(target.address, train=train)
+    if target.elsewhere:
+        yield from _diagnosed(controller_elsewhere(target), train=train)
         return
     record = live_suite(target.home)
     if record is None:
@@ -51,12 +52,12 @@ def services(target: Target, wanted: Wanted, *, train: bool) -> Iterator[Finding
         yield Finding("services", WARN, f"{serving}, not {', '.join(others)}", "stop them, or use another --home")
     else:
         yield Finding("services", OK, serving)
-    yield from _diagnosed(record["addresses"]["controller"], train=train)
+    yield from _diagnosed(ControllerClient(record["addresses"]["controller"]), train=train)
 
 
-def _diagnosed(address: str, *, train: bool) -> Iterator[Finding]:
+def _diagnosed(controller: AbstractContextManager[ControllerClient], *, train: bool) -> Iterator[Finding]:
     try:
-        with ControllerClient(address) as client:
+        with controller as client:
             answer = client.diagnose(train=train)
     except Exception as error:
         yield _failed("controller", failures.known(error), 0.0)
@@ -92,7 +93,7 @@ def _started(home: Path, wanted: Wanted, *, train: bool) -> Iterator[Finding]:
         with embedded:
             took = time.monotonic() - started
             yield Finding("services", OK, f"start with {settings.model} and {settings.embedding}", seconds=took)
-            yield from _diagnosed(embedded.addresses["controller"], train=train)
+            yield from _diagnosed(ControllerClient(embedded.addresses["controller"]), train=train)
     except Exception as error:
         yield from _not_started(settings, embedded, failures.known(error), time.monotonic() - started)
 
@@ -137,7 +138,7 @@ def _controller_alone(settings: EmbeddedSettings) -> Iterator[Finding]:
     """Runs and the store can be looked at without the others."""
     try:
         with Embedded(settings, only="controller") as alone:
-            for check in _diagnosed(alone.addresses["controller"], train=False):
+            for check in _diagnosed(ControllerClient(alone.addresses["controller"]), train=False):
                 if check.name in ("controller", "store"):
                     yield check
     except Exception as error:

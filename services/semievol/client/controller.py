@@ -14,6 +14,7 @@ from types import TracebackType
 from semievol.common import errors
 from semievol.common.grpc_client import Caller
 from semievol.common.runspec import RunSpec
+from semievol.common.security import Access
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
 from semievol.controller.wire import spec_to_wire
@@ -30,11 +31,14 @@ _PLAN_DEADLINE_S = 1800.0  # a million rows are read in a minute or two; a large
 
 
 class ControllerClient:
-    """Calls the controller at `address`. Every method raises only errors of `semievol.common.errors`."""
+    """Calls the controller at `address`. Every method raises only errors of `semievol.common.errors`. `access`: the environment's if none is
+    given."""
 
-    def __init__(self, address: str, *, deadline_s: float = 60.0, reconnect_s: float = _RECONNECT_S) -> None:
+    def __init__(
+        self, address: str, *, deadline_s: float = 60.0, reconnect_s: float = _RECONNECT_S, access: Access | None = None
+    ) -> None:
         self.address = address
-        self._caller = Caller("controller", address, deadline_s=deadline_s)
+        self._caller = Caller("controller", address, deadline_s=deadline_s, access=access)
         self._stub = pb_grpc.ControllerServiceStub(self._caller.channel)
         self._reconnect_s = reconnect_s
 
@@ -98,6 +102,8 @@ class ControllerClient:
                     number = max(number, event.number + 1)
                     yield event
                 return  # the server ends a watch when the run has ended; terminal events of earlier attempts are in between
+            except errors.NotTrusted:
+                raise
             except (errors.Unavailable, errors.DeadlineExceeded):
                 now = time.monotonic()
                 lost_at = lost_at if lost_at is not None else now

@@ -25,8 +25,8 @@ _BROKEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}  # gRPC's own word
 class _EngineCaller(AsyncCaller):
     """Whose callers ask another engine where this one is gone."""
 
-    def _error(self, error: grpc.aio.AioRpcError) -> errors.SemiEvolError:
-        if error.code() in _BROKEN and rich_status(error) is None:
+    def _error(self, error: grpc.RpcError) -> errors.SemiEvolError:
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() in _BROKEN and rich_status(error) is None:
             return errors.Unavailable(f"{self.where} went away ({error.details()}).")
         return super()._error(error)
 

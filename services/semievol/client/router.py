@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from semievol.common.grpc_client import Caller
+from semievol.common.security import Access
 from semievol.generation import core, wire
 from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
@@ -24,10 +25,10 @@ class Piece:
 
 
 class RouterClient:
-    """Safe to share between threads. `close` it."""
+    """Safe to share between threads. `close` it. `access`: the environment's if none is given."""
 
-    def __init__(self, address: str, *, deadline_s: float = 3600.0) -> None:
-        self._caller = Caller("router", address, deadline_s=deadline_s)
+    def __init__(self, address: str, *, deadline_s: float = 3600.0, access: Access | None = None) -> None:
+        self._caller = Caller("router", address, deadline_s=deadline_s, access=access)
         self._stub = pb_grpc.GenerationServiceStub(self._caller.channel)
 
     def chat(self, model: str, prompt: Prompt, sampling: Sampling, *, routing_key: str = "") -> Iterator[Piece]:

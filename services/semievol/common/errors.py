@@ -7,11 +7,13 @@
     ├── Conflict                  FAILED_PRECONDITION       73   the request does not fit the present state
     ├── Busy                      RESOURCE_EXHAUSTED        75   a limit is reached; try again later
     ├── Unavailable               UNAVAILABLE               69   a backend is down or not ready
+    │   └── NotTrusted            UNAVAILABLE               77   one side does not trust the other's certificate
     ├── DeadlineExceeded          DEADLINE_EXCEEDED         75   no answer in time
     ├── Cancelled                 CANCELLED                 130  somebody asked for the work to stop
     ├── Corrupt                   DATA_LOSS                 74   stored bytes are not what was written
     ├── StorageError              UNAVAILABLE               74   a disk or an object store failed
     ├── NotAllowed                PERMISSION_DENIED         77   the caller may not do this
+    │   └── NotAuthenticated      UNAUTHENTICATED           77   the caller has not shown who it is
     ├── NotSupported              UNIMPLEMENTED             69   this backend or version cannot do it
     └── InternalError             INTERNAL                  70   our bug
 
@@ -122,6 +124,12 @@ class Unavailable(SemiEvolError):
         self.retry_after_s = retry_after_s
 
 
+class NotTrusted(Unavailable):
+    """A server cannot be asked since its certificate, or the caller's, is not trusted. Another server may do; asking again does not help."""
+
+    exit_code = 77
+
+
 class DeadlineExceeded(SemiEvolError):
     """No answer within the caller's deadline."""
 
@@ -157,6 +165,12 @@ class NotAllowed(SemiEvolError):
     exit_code = 77
 
 
+class NotAuthenticated(NotAllowed):
+    """The caller has shown no token, or one that the server does not know."""
+
+    code = "UNAUTHENTICATED"
+
+
 class NotSupported(SemiEvolError):
     """This backend or this version cannot do it."""
 
@@ -184,6 +198,7 @@ BY_CODE: dict[str, type[SemiEvolError]] = {
         Cancelled,
         Corrupt,
         NotAllowed,
+        NotAuthenticated,
         NotSupported,
     )
 }

@@ -10,8 +10,11 @@ from typing import Any
 import grpc
 
 from semievol.common import errors
-from semievol.common.grpc_errors import from_rpc_error
+from semievol.common.grpc_errors import from_rpc_error, rich_status
+from semievol.common.grpc_security import channel_credentials, channel_options, handshake_error
 from semievol.common.limits import MAX_MESSAGE_BYTES
+from semievol.common.security import Access
+from semievol.common.security import access as access_of_environment
 from semievol.ports import NEVER, Cancel
 
 OPTIONS = [
@@ -34,13 +37,44 @@ _BACKOFF_S = 0.2  # first wait; doubles, with full jitter
 _POLL_S = 0.1  # how soon a cancellation is noticed
 
 
-class Caller:
+def open_channel(address: str, access: Access) -> grpc.Channel:
+    """Every channel of the suite that blocks is opened here."""
+    credentials, options = channel_credentials(access), [*OPTIONS, *channel_options(access)]
+    return grpc.insecure_channel(address, options) if credentials is None else grpc.secure_channel(address, credentials, options)
+
+
+def open_async_channel(address: str, access: Access) -> grpc.aio.Channel:
+    """Likewise, on an event loop."""
+    credentials, options = channel_credentials(access), [*OPTIONS, *RECONNECT, *channel_options(access)]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, credentials, options)
+
+
+class _Calling:
+    """What both callers know. `access`: the environment's if none is given, and then InvalidInput is raised where that cannot be used."""
+
+    def __init__(self, service: str, address: str, deadline_s: float, access: Access | None) -> None:
+        self._access = access_of_environment() if access is None else access
+        self.where = f"The {service} service at {self._access.via or address}"
+        self._deadline_s = deadline_s
+
+    def _error(self, error: grpc.RpcError) -> errors.SemiEvolError:
+        """What a failed call stands for."""
+        call = error if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+        if call and call.code() is grpc.StatusCode.UNAVAILABLE and rich_status(call) is None:
+            found = handshake_error(call.details() or "", self.where, self._access)
+            if found:
+                return found
+        return from_rpc_error(error, self.where)
+
+
+class Caller(_Calling):
     """Calls one service at one address."""
 
-    def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
-        self.channel = grpc.insecure_channel(address, options=OPTIONS)
-        self._where = f"The {service} service at {address}"
-        self._deadline_s = deadline_s
+    def __init__(self, service: str, address: str, *, deadline_s: float = 600.0, access: Access | None = None) -> None:
+        super().__init__(service, address, deadline_s, access)
+        self.channel = open_channel(address, self._access)
 
     def unary(
         self,
@@ -51,7 +85,7 @@ class Caller:
         cancel: Cancel = NEVER,
         idempotent: bool = True,
     ) -> Any:
-        """One unary call; an idempotent one is retried on UNAVAILABLE and RESOURCE_EXHAUSTED, a few times, with jitter."""
+        """One unary call; an idempotent one is retried on UNAVAILABLE (but for certificates) and RESOURCE_EXHAUSTED, a few times, with jitter."""
         attempts = _ATTEMPTS if idempotent else 1
         for attempt in range(attempts):
             if cancel.is_set():
@@ -59,14 +93,14 @@ class Caller:
             try:
                 return self._once(method, request, deadline_s or self._deadline_s, cancel)
             except (errors.Unavailable, errors.Busy) as error:
-                if attempt == attempts - 1:
+                if attempt == attempts - 1 or isinstance(error, errors.NotTrusted):
                     raise
                 wait = error.retry_after_s if isinstance(error, errors.Busy) else _BACKOFF_S * 2**attempt
                 time.sleep(wait * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
 
     def _once(self, method: Callable[..., Any], request: Any, deadline_s: float, cancel: Cancel) -> Any:
-        future = method.future(request, timeout=deadline_s)  # type: ignore[attr-defined]
+        future = method.future(request, timeout=deadline_s, metadata=self._access.metadata)  # type: ignore[attr-defined]
         while True:
             try:
                 return future.result(timeout=_POLL_S)
@@ -77,48 +111,49 @@ class Caller:
             except grpc.FutureCancelledError as error:
                 raise errors.Cancelled("The call was cancelled.") from error
             except grpc.RpcError as error:
-                raise from_rpc_error(error, self._where) from error
+                raise self._error(error) from error
 
     def stream(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> Iterator[Any]:
         """A server-streaming call. Closing the iterator cancels it."""
-        call = method(request, timeout=deadline_s or self._deadline_s)
+        call = method(request, timeout=deadline_s or self._deadline_s, metadata=self._access.metadata)
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._where) from error
+            raise self._error(error) from error
         finally:
             call.cancel()
 
     def upload(self, method: Callable[..., Any], requests: Iterator[Any], *, deadline_s: float | None = None) -> Any:
         """A client-streaming call; not retried, since the iterator is used up."""
         try:
-            return method(requests, timeout=deadline_s or self._deadline_s)
+            return method(requests, timeout=deadline_s or self._deadline_s, metadata=self._access.metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._where) from error
+            raise self._error(error) from error
 
     def close(self) -> None:
         self.channel.close()
 
 
-class AsyncCaller:
+class AsyncCaller(_Calling):
     """`Caller` on an event loop, to which everything of it belongs. Nothing is retried: that is for whoever is being served.
 
     A task that is cancelled cancels its call."""
 
-    def __init__(self, service: str, address: str, *, deadline_s: float = 600.0) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=[*OPTIONS, *RECONNECT])
-        self.where = f"The {service} service at {address}"
-        self._deadline_s = deadline_s
+    def __init__(self, service: str, address: str, *, deadline_s: float = 600.0, access: Access | None = None) -> None:
+        super().__init__(service, address, deadline_s, access)
+        self.channel = open_async_channel(address, self._access)
 
     async def unary(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> Any:
         try:
-            return await method(request, timeout=self._deadline_s if deadline_s is None else deadline_s)
+            timeout_s = self._deadline_s if deadline_s is None else deadline_s
+            return await method(request, timeout=timeout_s, metadata=self._access.metadata)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
 
     async def stream(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> AsyncGenerator[Any]:
         """A server-streaming call. Closing the iterator cancels it."""
-        call = method(request, timeout=self._deadline_s if deadline_s is None else deadline_s)
+        timeout_s = self._deadline_s if deadline_s is None else deadline_s
+        call = method(request, timeout=timeout_s, metadata=self._access.metadata)
         try:
             async for response in call:
                 yield response
@@ -129,6 +164,3 @@ class AsyncCaller:
 
     async def close(self) -> None:
         await self.channel.close()
-
-    def _error(self, error: grpc.aio.AioRpcError) -> errors.SemiEvolError:
-        return from_rpc_error(error, self.where)

@@ -25,7 +25,9 @@ from grpc_status import rpc_status
 
 from semievol.common import errors
 from semievol.common.grpc_errors import to_status
+from semievol.common.grpc_security import TokenInterceptor, server_credentials, warn_if_open
 from semievol.common.limits import MAX_MESSAGE_BYTES
+from semievol.common.security import Protection, protection
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +226,7 @@ class Service:
     """One service of a server: its full proto name, how to register its servicer, and how to prove that it works (R12).
 
     `check` is for services whose work is done elsewhere: it raises while that does not work, and is called every `check_every_s` seconds.
+    `public`: it is meant to be reached from outside, so tokens guard it where there are any.
     """
 
     name: str
@@ -232,19 +235,47 @@ class Service:
     close: Callable[[], Awaitable[None]] | None = None
     check: Callable[[], Awaitable[None]] | None = None
     check_every_s: float = 10.0
+    public: bool = False
+
+
+LIVENESS = "liveness"
+"""The health service's name for "the event loop runs": SERVING while models are loaded, and while the last calls finish."""
+
+
+class _Health(health_aio.HealthServicer):
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        if request.service == LIVENESS:
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        response: health_pb2.HealthCheckResponse = await super().Check(request, context)
+        return response
 
 
 class Server:
-    """A gRPC server with health and reflection. NOT_SERVING until every probe has succeeded, and while a check fails."""
+    """A gRPC server with health and reflection. NOT_SERVING until every probe has succeeded, and while a check fails.
 
-    def __init__(self, services: Sequence[Service], address: str = "127.0.0.1:0") -> None:
+    `guard`: its certificate and tokens, the environment's if none are given, and then InvalidInput is raised where these cannot be used.
+    `health_address`: where health is answered alone, and in plaintext, since probes of Kubernetes speak no TLS; empty: nowhere."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        address: str = "127.0.0.1:0",
+        *,
+        guard: Protection | None = None,
+        health_address: str = "",
+    ) -> None:
         self._services = services
         self._address = address
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
-        self._health = health_aio.HealthServicer()
+        self._guard = protection() if guard is None else guard
+        self._public = [service.name for service in services if service.public]
+        tokens = [TokenInterceptor(self._guard.tokens)] if self._public and self._guard.tokens else []
+        self._server = grpc.aio.server(interceptors=[*tokens, ErrorInterceptor()], options=_OPTIONS)
+        self._health = _Health()
+        self._health_address = health_address
+        self._health_server: grpc.aio.Server | None = None
         self._failing: set[str] = set()
         self._checks: list[asyncio.Task[None]] = []
-        self.address = ""
+        self.address = self.health_address = ""
 
     async def start(self) -> None:
         """Binds, registers and probes. Raises Unavailable (port in use) or what a probe raises, and then serves nothing."""
@@ -255,15 +286,9 @@ class Server:
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         names = [service.name for service in self._services]
         reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], self._server)
-        host = self._address.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise errors.Unavailable(
-                f"Cannot listen at the address {self._address}: the port is in use or not allowed; give another one.",
-                field="address",
-            ) from error
-        self.address = f"{host}:{port}"
+        self.address = _bind(self._server, self._address, server_credentials(self._guard))
+        warn_if_open(self._public, self.address, self._guard)
+        await self._start_health()
         await self._server.start()
         try:
             for service in self._services:
@@ -271,9 +296,22 @@ class Server:
                 await self._health.set(service.name, health_pb2.HealthCheckResponse.SERVING)
         except BaseException:
             await self._server.stop(None)
+            await self._stop_health()
             raise
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self._checks = [asyncio.create_task(self._keep_checking(service)) for service in self._services if service.check]
+
+    async def _start_health(self) -> None:
+        if not self._health_address:
+            return
+        self._health_server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+        self.health_address = _bind(self._health_server, self._health_address, None)
+        await self._health_server.start()
+
+    async def _stop_health(self) -> None:
+        if self._health_server is not None:
+            await self._health_server.stop(None)
 
     async def _keep_checking(self, service: Service) -> None:
         assert service.check is not None
@@ -302,6 +340,18 @@ class Server:
         for service in self._services:
             if service.close:
                 await service.close()
+        await self._stop_health()
 
     async def wait(self) -> None:
         await self._server.wait_for_termination()
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """The address with the port that it has got. Raises Unavailable."""
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise errors.Unavailable(
+            f"Cannot listen at the address {address}: the port is in use or not allowed; give another one.", field="address"
+        ) from error
+    return f"{address.rpartition(':')[0]}:{port}"

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from semievol.common import errors
+from semievol.common import errors, security
 from semievol.common.grpc_server import Server, Service
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,10 @@ async def _serve(build: Callable[[], Service], address: str) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    found = security.settings()
+    guard = security.protection(found)
     service = build()
-    server = Server([service], address)
+    server = Server([service], address, guard=guard, health_address=found.health_address)
     try:
         starting, stopping = asyncio.ensure_future(server.start()), asyncio.ensure_future(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

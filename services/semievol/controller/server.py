@@ -161,6 +161,7 @@ def service(settings: ControllerSettings, core: Controller, election: Elector | 
 
     return Service(
         name=pb.DESCRIPTOR.services_by_name["ControllerService"].full_name,
+        public=True,
         register=lambda server: pb_grpc.add_ControllerServiceServicer_to_server(servicer, server),
         probe=probe,
         close=close,

@@ -38,6 +38,9 @@ _BY_CLASS: dict[type[errors.SemiEvolError], _Answer] = {
     errors.Corrupt: _Answer(500, _SERVER, "corrupt"),
     errors.StorageError: _Answer(503, _SERVER, "storage_error"),
     errors.NotAllowed: _Answer(403, _INVALID, "not_allowed"),
+    errors.NotAuthenticated: _Answer(
+        503, _SERVER, "unavailable"
+    ),  # the door's own token for the router, which no client can mend
     errors.NotSupported: _Answer(400, _INVALID, "not_supported"),  # clients repeat what failed with 5xx, which would not help
     errors.InternalError: _Answer(500, _SERVER, "internal_error"),
 }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from semievol.common import errors
+from semievol.common import errors, security
 from semievol.door.settings import DoorSettings
 
 if TYPE_CHECKING:
@@ -22,23 +22,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOADING_S = 0.01  # how often is looked whether it listens
+_RENEW_S = 5.0  # how often, whether the certificate has been replaced
 
 
 class Door:
     """The HTTP server, on the event loop on which it is started. `url`: what clients take as their base URL.
 
-    It listens before the services behind it do, and says what they say of themselves at /health."""
+    It listens before the services behind it do, and says what they say of themselves at /health. It speaks HTTPS with the certificate that the
+    suite's servers have (`semievol.common.security`), but asks nobody for one: its clients show keys, and probes have neither."""
 
     def __init__(self, settings: DoorSettings) -> None:
         self._settings = settings
         self._parts: Parts | None = None
         self._server: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self.app: Any = None
         self.url = ""
 
     async def start(self) -> None:
-        """Raises NotSupported (a library is missing), Unavailable (the port is in use), and as `DoorSettings.keys`."""
+        """Raises NotSupported (a library is missing), Unavailable (the port is in use), and as `DoorSettings.keys` and `security.protection`."""
         try:
             await self._start()
         except BaseException:
@@ -47,11 +50,14 @@ class Door:
 
     async def _start(self) -> None:
         app_module, uvicorn = _libraries()
+        environment = security.settings()
+        certificate = security.protection(environment).certificate
+        files = (environment.tls_cert_file, environment.tls_key_file) if certificate else (None, None)
         self._parts = _parts(self._settings)
         self.app = app_module.make_app(self._parts)
         listener = _listen(self._settings.address)
         host, port = listener.getsockname()[:2]
-        _warn(host, bool(self._settings.keys()))
+        _warn(host, keys=bool(self._settings.keys()), encrypted=certificate is not None)
         config = uvicorn.Config(
             self.app,
             log_config=None,
@@ -62,6 +68,8 @@ class Door:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=int(self._settings.grace_s),
+            ssl_certfile=files[0],
+            ssl_keyfile=files[1],
         )
         self._server = _quiet(uvicorn)(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
@@ -70,10 +78,15 @@ class Door:
                 await self._task
                 raise errors.InternalError("The HTTP server ended before it began.")
             await asyncio.sleep(_LOADING_S)
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        if certificate is not None:
+            self._renewal = asyncio.create_task(_renew(config.ssl, certificate, files))
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
     async def stop(self) -> None:
         """Takes no more requests; those in flight may finish for `grace_s` seconds."""
+        if self._renewal is not None:
+            self._renewal.cancel()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await self._task
@@ -133,11 +146,30 @@ def _listen(address: str) -> socket.socket:
         ) from error
 
 
-def _warn(host: str, keys: bool) -> None:
-    if not keys and not ipaddress.ip_address(host).is_loopback:
+async def _renew(context: ssl.SSLContext, certificate: security.Reread[security.Pair], files: tuple[Any, Any]) -> None:
+    """Takes up a certificate that was replaced, for connections from then on."""
+    in_use = certificate.value
+    while True:
+        await asyncio.sleep(_RENEW_S)
+        if certificate.value != in_use:
+            in_use = certificate.value
+            with contextlib.suppress(OSError):  # replaced again in between: the next look takes that up
+                context.load_cert_chain(*files)
+
+
+def _warn(host: str, *, keys: bool, encrypted: bool) -> None:
+    if security.is_loopback(host):
+        return
+    if not keys:
         log.warning(
             "THE DOOR IS OPEN: %s is reached from other machines, and no API key is set, so whoever reaches it may use every model. "
             "Set SEMIEVOL_DOOR_API_KEYS or SEMIEVOL_DOOR_API_KEYS_FILE, or listen on 127.0.0.1.",
+            host,
+        )
+    if not encrypted:
+        log.warning(
+            "THE DOOR SPEAKS PLAINTEXT: %s is reached from other machines, and whoever is on the way can read what is sent, keys included. "
+            "Set SEMIEVOL_TLS_CERT_FILE and SEMIEVOL_TLS_KEY_FILE, put a proxy that speaks TLS before it, or listen on 127.0.0.1.",
             host,
         )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def doctor(run_file: Path | None, train: bool, local: bool, target: Target, milvus: str, as_json: bool) -> None:
     """Check this machine and every service, with one row through each: embed, search, generate, score, judge.
 
-    Uses the services at --address, or the running ones of --home; without any it starts them for this, which prepares the model. One line a
+    Uses the services at --address or on a cluster, or the running ones of --home; without any it starts them for this, which prepares the model. One line a
     finding: ok, warning or failed, what was found, what to do. Exit code 0 unless something failed, then that of the worst: 77 not
     allowed, 74 disk or store, 69 a part is missing or down.
     """
@@ -65,7 +65,7 @@ def _checks(run_file: Path | None, target: Target, milvus: str, *, train: bool, 
 
         spec = read_run_file(run_file)
     seen = []
-    for check in checks.client() if target.address else checks.machine(target.home):
+    for check in checks.client() if target.elsewhere else checks.machine(target.home):
         seen.append(check)
         yield check
     if local:

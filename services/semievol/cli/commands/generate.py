@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     envvar="SEMIEVOL_ROUTER",
     show_envvar=True,
     default="",
-    help="A router elsewhere. Without --address it is asked alone, and no controller is needed.",
+    help="A router elsewhere. Without --address it is asked alone, and no controller is needed. A cluster's own is found by itself.",
 )
 @target_options
 @json_option
@@ -66,7 +66,8 @@ def generate(
     the identity of the weights.
     """
     as_question = as_question or run_file is not None
-    alone = bool(router) and not target.address  # the router's own names are enough
+    # the router's own names are enough, unless the prompt has a form that the controller alone knows
+    alone = not target.address and (not as_question if target.cluster else bool(router))
     _check_usage(as_question, options, alone, bool(target.address) and not router)
     from semievol.cli import asking
     from semievol.ports import Prompt, Sampling

@@ -240,7 +240,7 @@ def plan(run_file: Path, target: Target, milvus: str, as_json: bool) -> None:
     Starts no run, though it stores the data files and tries the models on a few rows. Without running services they are started for this.
     """
     from semievol.cli import plain
-    from semievol.cli.connect import suite
+    from semievol.cli.connect import controller_elsewhere, suite
     from semievol.cli.planreport import plan_text
     from semievol.cli.runfiles import announce, check_rows, read_run_file, uploaded
     from semievol.client.controller import ControllerClient
@@ -248,11 +248,11 @@ def plan(run_file: Path, target: Target, milvus: str, as_json: bool) -> None:
     spec = read_run_file(run_file)
     announce(check_rows(spec))
     with contextlib.ExitStack() as stack:
-        address = target.address
-        if not address:
+        if target.elsewhere:
+            client = stack.enter_context(controller_elsewhere(target))
+        else:
             running = suite(target.home, spec, "inline", store=target.store, milvus=milvus)
-            address = stack.enter_context(running).addresses["controller"]
-        client = stack.enter_context(ControllerClient(address))
+            client = stack.enter_context(ControllerClient(stack.enter_context(running).addresses["controller"]))
         planned = client.plan(uploaded(client, spec))
     if as_json:
         output.json_line(plain.message(planned))

@@ -53,6 +53,7 @@ def service(settings: RouterSettings, store: ObjectStore | None = None) -> Servi
 
     return Service(
         name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+        public=True,
         register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
         probe=probe,
         close=close,
