@@ -45,9 +45,7 @@ class KubernetesLauncher:
         self._kube = kube
         self._settings = settings
         self._component = component
-        labels = {**objects.OURS, objects.COMPONENT: component}
-        instance = self._template().labels.get(objects.INSTANCE)
-        self._selector = labels | ({objects.INSTANCE: instance} if instance else {})
+        self._selector = self._template().identity(component)
         self._jobs: dict[str, Object] | None = None  # by object name, as last seen; None: never seen
         self._looked = float("-inf")
         self._away = False

@@ -173,10 +173,12 @@ def test_status_shows_runs_and_steps(invoke: Invoke, running_home: Path, run_fil
         "progress_done": 0,
         "progress_total": 0,
         "progress_unit": "",
+        "waiting_reason": "",
     }
     assert one["result"]["run"] == run_id
     text = invoke("status", "demo", "--home", running_home).stdout
     assert "0/intake  reused" in text
+    assert "waits" not in text
 
 
 def test_an_unknown_run_names_the_nearest_known(invoke: Invoke, running_home: Path, run_file: Path) -> None:
