@@ -268,7 +268,7 @@ REMOTE_CASES = [
         "the Milvus server hangs",
         (69, 75),
         r"Milvus at http://127",
-        milvus("hanging-milvus", MilvusServer.freeze, MilvusServer.thaw),
+        milvus("hanging-milvus", MilvusServer.freeze, MilvusServer.restart),
     ),
     remote(
         "the S3 server is killed in the middle of infer",

@@ -106,15 +106,13 @@ class MilvusServer:
         _MACHINE.release()
 
     def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
+        """It keeps its connections and answers nothing. Woken up, it would end itself: its parts have given each other up."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        """Returns when it searches again: its own parts may have given each other up meanwhile."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._wait_until_it_searches("")
+    def restart(self) -> None:
+        self.kill()
+        self.start()
 
     def processes(self) -> list[int]:
         """Ids of the wrapper and the server."""

@@ -6,6 +6,7 @@ For platforms that ask by running a command in the container, as Compose does; K
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,7 +20,8 @@ def check(address: str, *, deadline_s: float = _DEADLINE_S) -> None:
     """Raises Unavailable where nothing answers, or where what answers does not work."""
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
         except grpc.RpcError as error:
             raise errors.Unavailable(f"The health of {address} cannot be asked for: {error.code().name}.") from error
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
