@@ -17,6 +17,7 @@ CHART = Path(__file__).parents[1] / "helm" / "semievol"
 BINARIES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 VALUES = tuple(sorted(path.name for path in CHART.glob("values-*.yaml")))
 RELEASE, NAMESPACE = "semievol", "evolving"
+KUBERNETES = "1.34.4"  # what a client without a cluster takes to be there; one built from a module knows none by itself
 
 Object = dict[str, Any]
 
@@ -32,14 +33,14 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 @functools.cache
 def render(values: str = "", *sets: str) -> tuple[Object, ...]:
     """All objects of a release with this values file and these `key=value`s. Raises AssertionError with what helm says."""
-    ended = helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_arguments(values, sets))
+    ended = helm("template", RELEASE, str(CHART), "--kube-version", KUBERNETES, "--namespace", NAMESPACE, *_arguments(values, sets))
     assert ended.returncode == 0, ended.stderr
     return tuple(one for one in yaml.safe_load_all(ended.stdout) if one)
 
 
 def refusal(*sets: str) -> str:
     """What helm says of values that it does not take."""
-    ended = helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_arguments("", sets))
+    ended = helm("template", RELEASE, str(CHART), "--kube-version", KUBERNETES, "--namespace", NAMESPACE, *_arguments("", sets))
     assert ended.returncode != 0, f"{sets} were taken"
     return ended.stderr
 
