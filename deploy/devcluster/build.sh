@@ -56,11 +56,13 @@ need_go() {
 
 # PROGRAM VERSION DIRECTORY: each leaves the program in the directory.
 build_in_module() {
-  local stamp=k8s.io/component-base/version number=${2#v}
-  local minor=${number#*.}
+  local flags="-s -w" number=${2#v} minor
   cd "$(module "$1")"
-  "$GO" build -trimpath -ldflags "-s -w -X $stamp.gitVersion=$2 -X $stamp.gitMajor=${number%%.*} -X $stamp.gitMinor=${minor%%.*}" \
-    -o "$3/$1" "$(package "$1" | cut -d @ -f 1)"
+  if [[ $(package "$1") == k8s.io/* ]]; then # Helm, for one, reads all three from the API server
+    minor=${number#*.}
+    flags+=$(printf ' -X k8s.io/component-base/version.%s' "gitVersion=$2" "gitMajor=${number%%.*}" "gitMinor=${minor%%.*}")
+  fi
+  "$GO" build -trimpath -ldflags "$flags" -o "$3/$1" "$(package "$1" | cut -d @ -f 1)"
 }
 build_from_proxy() { GOBIN=$3 "$GO" install -trimpath -ldflags "-s -w" "$(package "$1")"; }
 unpack_busybox() {
