@@ -56,11 +56,13 @@ need_go() {
 
 # PROGRAM VERSION DIRECTORY: each leaves the program in the directory.
 build_in_module() {
-  local stamp=k8s.io/component-base/version number=${2#v}
-  local minor=${number#*.}
+  local flags="-s -w" number=${2#v} minor
   cd "$(module "$1")"
-  "$GO" build -trimpath -o "$3/$1" "$(package "$1" | cut -d @ -f 1)" \
-    -ldflags "-s -w -X $stamp.gitVersion=$2 -X $stamp.gitMajor=${number%%.*} -X $stamp.gitMinor=${minor%%.*}"
+  if [[ $(package "$1") == k8s.io/* ]]; then # Helm, for one, reads all three from the API server
+    minor=${number#*.}
+    flags+=$(printf ' -X k8s.io/component-base/version.%s' "gitVersion=$2" "gitMajor=${number%%.*}" "gitMinor=${minor%%.*}")
+  fi
+  "$GO" build -trimpath -ldflags "$flags" -o "$3/$1" "$(package "$1" | cut -d @ -f 1)"
 }
 build_from_proxy() { GOBIN=$3 "$GO" install -trimpath -ldflags "-s -w" "$(package "$1")"; }
 unpack_busybox() {
@@ -111,10 +113,10 @@ for program in "${programs[@]}"; do
   version=$(version "$program")
   [ "$version" ] || fail "the go.mod for $program names no version of it"
   if [ ! -x "$cache/$program-$version" ]; then
-    exec 8<"$cache" # one build at a time, whoever calls: another's may be this one
-    flock --nonblock 8 || { say "waiting for another build"; flock 8; }
+    exec 8>"$cache/.$program.lock" # two callers build a program once
+    flock --nonblock 8 || { say "waiting for another's build of $program"; flock 8; }
     [ -x "$cache/$program-$version" ] || build "$program" "$version"
-    exec 8<&-
+    exec 8>&-
   fi
   link "$program" "$version"
 done

@@ -1,7 +1,7 @@
 # Sourced by the scripts beside it: what a cluster is called, where it lies, and whether it runs. Two clusters can stand side by side:
 #   DEVCLUSTER       the cluster's name (default: devcluster)
 #   DEVCLUSTER_NET   the first three numbers of the network between this machine and the node (default: 10.89.0)
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # what one script does not use, another does
 
 NAME=${DEVCLUSTER:-devcluster}
 NET=${DEVCLUSTER_NET:-10.89.0}
