@@ -186,7 +186,9 @@ def _iteration(
             yield found
             for artifact, path in step.writes.items():
                 files = made[artifact]
-                made[artifact] = [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
+                made[artifact] = (
+                    [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
+                )
         scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
 
 
