@@ -15,7 +15,7 @@ READY_VLLM := .venv/ready-vllm-$(ACCELERATOR)
 DEMO_HOME := .semievol/demo
 
 CHART_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/semievol/bin
-KUBERNETES_VERSIONS ?= 1.34.4 1.30.14
+KUBERNETES_VERSIONS ?= 1.30.14 1.34.4 1.37.2
 
 .PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
 

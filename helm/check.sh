@@ -24,26 +24,26 @@ check() { # WHAT COMMAND...: its output is shown where it fails
 render() { "$cache/bin/helm" template semievol "$chart" --namespace semievol "$@"; }
 drift() {
   cp -r "$chart" "$scratch/drift"
-  (cd "$scratch/drift" && "$cache/bin/helm-docs" --log-level warning)
+  (cd "$scratch/drift" && "$cache/bin/helm-docs" --log-level warning) || return
   diff "$chart/README.md" "$scratch/drift/README.md" || { echo "run make chart-docs"; return 1; }
 }
-valid() { # VERSION: every values file, and what only some values ask for
+valid() { # VERSION: every values file (in a condition, bash goes on after errors: hence the returns)
   local version=$1 values
   for values in "$chart"/values.yaml "$chart"/values-*.yaml; do
-    render --values "$values" >"$scratch/rendered.yaml"
-    templates "$scratch/rendered.yaml" >"$scratch/templates.yaml"
+    render --kube-version "$version" --values "$values" >"$scratch/rendered.yaml" || return
+    templates "$scratch/rendered.yaml" >"$scratch/templates.yaml" || return
     "$cache/bin/kubeconform" -strict -summary -kubernetes-version "$version" -skip ServiceMonitor,ScaledObject,Certificate \
       -schema-location "$schemas/{{ .NormalizedKubernetesVersion }}/{{ .ResourceKind }}{{ .KindSuffix }}.json" \
-      "$scratch/rendered.yaml" "$scratch/templates.yaml"
+      "$scratch/rendered.yaml" "$scratch/templates.yaml" || return
   done
 }
 templates() { # FILE: the pod templates of Jobs and engine pods, as objects
   .venv/bin/python -m tests.charts "$1"
 }
 
-check "helm lint" "$cache/bin/helm" lint --strict --quiet "$chart"
+check "helm lint" "$cache/bin/helm" lint --strict --quiet --kube-version "$1" "$chart"
 for values in "$chart"/values-*.yaml; do
-  check "helm lint, $(basename "$values")" "$cache/bin/helm" lint --strict --quiet --values "$values" "$chart"
+  check "helm lint, $(basename "$values")" "$cache/bin/helm" lint --strict --quiet --kube-version "$1" --values "$values" "$chart"
 done
 check "unit tests" "$cache/bin/helm-unittest" --strict --color=false "$chart"
 check "schema of values" .venv/bin/python helm/schema.py --check

@@ -33,7 +33,9 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 @functools.cache
 def render(values: str = "", *sets: str) -> tuple[Object, ...]:
     """All objects of a release with this values file and these `key=value`s. Raises AssertionError with what helm says."""
-    ended = helm("template", RELEASE, str(CHART), "--kube-version", KUBERNETES, "--namespace", NAMESPACE, *_arguments(values, sets))
+    ended = helm(
+        "template", RELEASE, str(CHART), "--kube-version", KUBERNETES, "--namespace", NAMESPACE, *_arguments(values, sets)
+    )
     assert ended.returncode == 0, ended.stderr
     return tuple(one for one in yaml.safe_load_all(ended.stdout) if one)
 

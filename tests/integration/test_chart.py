@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
 import pkgutil
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -337,3 +340,66 @@ def test_values_files_satisfy_the_schema(name: str) -> None:
 def test_the_chart_is_of_the_projects_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == semievol.__version__
+
+
+# ---------------------------------------------------------------- upgrades
+
+
+def _upgraded(tmp_path: Path, there: list[Object], sets: Object, asserts: list[Object]) -> None:
+    """Renders the Secrets over those that the cluster has, as an upgrade does, and lets helm-unittest look at them."""
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("tests"))
+    shutil.copytree(CHART / "templates" / "tests", chart / "templates" / "tests")
+    (chart / "tests").mkdir()
+    test = {
+        "it": "keeps what is there",
+        "release": {"name": charts.RELEASE, "namespace": charts.NAMESPACE, "upgrade": True},
+        "set": sets,
+        "kubernetesProvider": {
+            "scheme": {"v1/Secret": {"gvr": {"version": "v1", "resource": "secrets"}, "namespaced": True}},
+            "objects": [one | {"metadata": one["metadata"] | {"namespace": charts.NAMESPACE}} for one in there],
+        },
+        "asserts": asserts,
+    }
+    suite = {"suite": "an upgrade", "templates": ["tls.yaml", "secrets.yaml"], "tests": [test]}
+    (chart / "tests" / "upgrade_test.yaml").write_text(yaml.safe_dump(suite))
+    ended = subprocess.run(
+        [str(charts.BINARIES / "helm-unittest"), "--strict", str(chart)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+def _same(one: Object, *keys: str, same: bool = True) -> list[Object]:
+    name = one["metadata"]["name"]
+    template = "tls.yaml" if name.endswith(("-tls", "-ca")) else "secrets.yaml"
+    return [
+        {
+            "equal" if same else "notEqual": {"path": f"data['{key}']", "value": one["data"][key]},
+            "documentSelector": {"path": "metadata.name", "value": name},
+            "template": template,
+        }
+        for key in keys
+    ]
+
+
+def test_an_upgrade_keeps_tokens_credentials_and_certificates(tmp_path: Path) -> None:
+    there = of_kind(render("", "tls.mode=self-signed"), "Secret")
+    assert len(there) == 4
+    asserts = [check for one in there for check in _same(one, *one["data"])]
+    assert len(asserts) == 9
+    _upgraded(tmp_path, there, {"tls": {"mode": "self-signed"}}, asserts)
+
+
+def test_another_name_makes_another_certificate_of_the_same_ca(tmp_path: Path) -> None:
+    there = of_kind(render("", "tls.mode=self-signed"), "Secret")
+    leaf = next(one for one in there if one["metadata"]["name"] == "semievol-tls")
+    asserts = _same(leaf, "ca.crt") + _same(leaf, "tls.crt", "tls.key", same=False)
+    _upgraded(tmp_path, there, {"tls": {"mode": "self-signed", "extraNames": ["semievol.example"]}}, asserts)
+
+
+def test_a_certificate_past_half_its_time_is_made_anew(tmp_path: Path) -> None:
+    there = copy.deepcopy(of_kind(render("", "tls.mode=self-signed"), "Secret"))
+    leaf = next(one for one in there if one["metadata"]["name"] == "semievol-tls")
+    leaf["metadata"]["annotations"]["semievol.dev/renew-after"] = "1"
+    asserts = _same(leaf, "ca.crt") + _same(leaf, "tls.crt", "tls.key", same=False)
+    _upgraded(tmp_path, there, {"tls": {"mode": "self-signed"}}, asserts)
