@@ -148,3 +148,13 @@ def test_whoever_may_not_read_leases_is_told_at_the_start(server: FakeApiServer)
     server.answers = [Response(403, b'{"message": "leases is forbidden: User \\"x\\" cannot get resource \\"leases\\""}')]
     with pytest.raises(errors.NotAllowed, match="leases is forbidden"):
         Elector(server.kube(), "semievol", "one").start()
+
+
+def test_the_official_clients_model_of_a_lease_takes_what_is_written(
+    electors: tuple[Elector, Elector], server: FakeApiServer
+) -> None:
+    from kubernetes.client import V1Lease
+
+    for request in server.requests:
+        if request.body:
+            V1Lease.model_validate(request.body)
