@@ -419,3 +419,10 @@ def test_state_is_read_without_running_services(invoke: Invoke, home: Path) -> N
     unknown = invoke("watch", "nix", "--home", home)
     assert unknown.exit_code == 64
     assert "there are none yet" in unknown.stderr
+
+
+def test_status_says_what_a_step_waits_for(invoke: Invoke, running_home: Path, run_file: Path, served: Served) -> None:
+    run_id = submitted(invoke, running_home, run_file)
+    served.servicer.runs[run_id].run.steps[1].waiting_reason = "Unschedulable: 1 Insufficient nvidia.com/gpu."
+    text = invoke("status", "demo", "--home", running_home).stdout
+    assert "1/warm waits: Unschedulable: 1 Insufficient nvidia.com/gpu." in text
