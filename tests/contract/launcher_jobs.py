@@ -84,3 +84,9 @@ def write_the_shard_but_one(args: Sequence[str], cancel: Cancel, emit: Emit) -> 
     if args[1] == args[2]:
         raise errors.Unavailable(f"Shard {args[1]} has no luck.")
     write_the_shard(args, cancel, emit)
+
+
+def refuse_the_input_or_wait(args: Sequence[str], cancel: Cancel, emit: Emit) -> None:
+    if args[0] == args[1]:
+        refuse_the_input(args, cancel, emit)
+    wait_until_cancelled(args, cancel, emit)

@@ -169,7 +169,8 @@ class Kube:
 
     def delete(self, kind: Kind, name: str, *, uid: str = "", foreground: bool = False) -> None:
         """With what it owns; `foreground`: the object itself goes last. What is not there (under this uid) is no error."""
-        body: Object = {"propagationPolicy": "Foreground" if foreground else "Background"}
+        policy = "Foreground" if foreground else "Background"
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
         if uid:
             body["preconditions"] = {"uid": uid}
         try:

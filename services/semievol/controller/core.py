@@ -230,8 +230,9 @@ class Controller:
         if step and step not in known:
             raise errors.NotFound(f"The run {record.id} has no step {step!r}; it has {', '.join(sorted(known))}.", field="step")
         while True:
-            running = self._driver(record.id) is not None
-            for event in self._world.runs.events(record.id):
+            events = self._world.runs.events(record.id)
+            running = self._driver(record.id) is not None or (bool(self._world.leader()) and run_state(events) == "running")
+            for event in events:
                 if event["type"] != "step_started" or (step and step != step_label(event)):
                     continue
                 job = event["job"]

@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass
 class ActiveJob:
-    """A job at work. `width`: shards that it does at a time. `heard`: when its state was last told."""
+    """A job at work. `heard`: when its state was last told."""
 
     spec: JobSpec
     step: StepPlan
@@ -73,10 +73,6 @@ class ActiveJob:
     @property
     def key(self) -> str:
         return self.spec.labels["key"]
-
-    @property
-    def width(self) -> int:
-        return min(self.spec.parallelism, len(self.shards))
 
     @property
     def place(self) -> Shard:
@@ -144,7 +140,7 @@ class Jobs:
             self._adopt(step)
         ready = [step for step in ready if any(True for _ in self._to_launch(step))]
         for number, step in enumerate(ready):
-            free = self._world.parallelism - sum(job.width for job in self._active.values())
+            free = self._world.parallelism - sum(map(self._width, self._active.values()))
             shards = tuple(self._to_launch(step))
             if free <= 0 or not shards or (addresses := self._addresses(step)) is None:
                 continue
@@ -154,6 +150,11 @@ class Jobs:
                 continue
             for shard in shards[:free]:
                 self._launch(step, (shard,), addresses)
+
+    def _width(self, job: ActiveJob) -> int:
+        """Shards that it does at a time: none where all are published and the job is only about to end."""
+        missing = set(self._missing.get(job.step.label, ()))
+        return min(job.spec.parallelism, sum(shard in missing for shard in job.shards))
 
     def _to_launch(self, step: StepPlan) -> Iterator[Shard]:
         """Shards that no job does. By key: the next iteration's warm model is this one's evolved model, one piece of work under two names."""

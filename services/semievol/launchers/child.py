@@ -56,6 +56,8 @@ def main() -> None:
         target, args = parse(sys.argv[1:], os.environ)
     except (IndexError, KeyError, ValueError):
         sys.exit("usage: [JOB_COMPLETION_INDEX=0] python -m semievol.launchers.child [--shards 3,5,7] ENTRYPOINT [ARG ...]")
+    if "SEMIEVOL_JOB" in os.environ:  # a pod's log is read from two pipes: what goes into one stays in order
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
     code, message = run(target, args)
     if message:
         print(message, file=sys.stderr)

@@ -45,9 +45,7 @@ class KubernetesLauncher:
         self._kube = kube
         self._settings = settings
         self._component = component
-        labels = {**objects.OURS, objects.COMPONENT: component}
-        instance = self._template().labels.get(objects.INSTANCE)
-        self._selector = labels | ({objects.INSTANCE: instance} if instance else {})
+        self._selector = self._template().identity(component)
         self._jobs: dict[str, Object] | None = None  # by object name, as last seen; None: never seen
         self._looked = float("-inf")
         self._away = False
@@ -179,11 +177,14 @@ class KubernetesLauncher:
         return self._kube.list(POD, {objects.JOB_OF_POD: job["metadata"]["name"]})
 
     def _reason(self, job: Object) -> str:
-        """Why pods of this Job are not at work."""
-        if not states.pods_missing(job) and not job["spec"].get("suspend"):
-            return ""
+        """Why pods of this Job are not at work. Not asked for in its first seconds: most begin in these."""
         name = job["metadata"]["name"]
-        asked, said = self._reasons.get(name, (float("-inf"), ""))
+        if job["spec"].get("suspend"):
+            return states.SUSPENDED
+        if not states.pods_missing(job):
+            self._reasons.pop(name, None)
+            return ""
+        asked, said = self._reasons.setdefault(name, (time.monotonic(), ""))
         if time.monotonic() - asked < _REASON_POLL_S:
             return said
         try:

@@ -30,7 +30,8 @@ RUN, JOB, SPEC_HASH, JOB_NAME = "semievol.dev/run", "semievol.dev/job", "semievo
 COMPONENT, INSTANCE = "app.kubernetes.io/component", "app.kubernetes.io/instance"
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_OF_POD = "batch.kubernetes.io/job-name"
-OURS = {"app.kubernetes.io/name": "semievol", "app.kubernetes.io/managed-by": "semievol-controller"}
+_NAME = "app.kubernetes.io/name"
+OURS = {_NAME: "semievol", "app.kubernetes.io/managed-by": "semievol-controller"}
 
 _FINAL_CODES = sorted(
     {cls.exit_code for cls in (errors.InvalidInput, errors.InternalError, errors.AlreadyExists, errors.NotAllowed)}
@@ -51,6 +52,11 @@ class Template:
     @property
     def labels(self) -> dict[str, str]:
         return {str(name): str(value) for name, value in (self.job.get("labels") or {}).items()}
+
+    def identity(self, kind: str) -> dict[str, str]:
+        """By which labels its Jobs and pods are known: the chart's own where it gives them, since Services and policies go by them."""
+        given = {name: value for name, value in self.labels.items() if name in (_NAME, INSTANCE, COMPONENT)}
+        return {**OURS, COMPONENT: kind, **given}
 
     @property
     def grace_s(self) -> float:
@@ -100,8 +106,8 @@ def spec_hash(job: JobSpec) -> str:
 
 def run_object(run: str, template: Template, owner: Object | None) -> Object:
     """The ConfigMap that owns what is made for a run; `owner` is the Deployment that owns it in turn."""
-    labels = {name: value for name, value in template.labels.items() if name.startswith("app.kubernetes.io/")}
-    meta: Object = {"name": run_object_name(run), "labels": {**labels, **OURS, COMPONENT: "run", RUN: label_value(run)}}
+    labels = {**template.identity("run"), COMPONENT: "run", RUN: label_value(run)}
+    meta: Object = {"name": run_object_name(run), "labels": labels}
     if owner is not None:
         meta["ownerReferences"] = [reference("apps/v1", "Deployment", owner)]
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"run": run}}
@@ -110,7 +116,7 @@ def run_object(run: str, template: Template, owner: Object | None) -> Object:
 def job_object(job: JobSpec, template: Template, component: str, owner: Object | None) -> Object:
     """The Job of one attempt; `owner` is its run's ConfigMap."""
     run = job.labels.get("run", "")
-    ours = {**OURS, COMPONENT: component, JOB: object_name(job.name), SPEC_HASH: spec_hash(job)}
+    ours = {**template.identity(component), JOB: object_name(job.name), SPEC_HASH: spec_hash(job)}
     ours |= {RUN: label_value(run)} if run else {}
     meta: Object = {
         "name": object_name(job.name),

@@ -13,6 +13,7 @@ from semievol.ports import JobState, JobStatus
 _STARTING = {"", "ContainerCreating", "PodInitializing"}  # every pod waits for these, and not for long
 _FIRST = (errors.InvalidInput.exit_code, errors.InternalError.exit_code, errors.Conflict.exit_code, errors.NotAllowed.exit_code)
 _FINISHED = ("Succeeded", "Failed")
+SUSPENDED = "The job is suspended until its queue admits it."
 
 
 def condition(one: Object, kind: str) -> Object | None:
@@ -78,7 +79,7 @@ def _terminated(pod: Object) -> Object | None:
 
 def _waiting(job: Object, pods: Sequence[Object]) -> str:
     if job["spec"].get("suspend"):
-        return "The job is suspended until its queue admits it."
+        return SUSPENDED
     if not pods_missing(job):
         return ""
     return next(filter(None, map(waiting_reason, pods)), "")

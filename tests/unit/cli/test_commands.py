@@ -173,10 +173,12 @@ def test_status_shows_runs_and_steps(invoke: Invoke, running_home: Path, run_fil
         "progress_done": 0,
         "progress_total": 0,
         "progress_unit": "",
+        "waiting_reason": "",
     }
     assert one["result"]["run"] == run_id
     text = invoke("status", "demo", "--home", running_home).stdout
     assert "0/intake  reused" in text
+    assert "waits" not in text
 
 
 def test_an_unknown_run_names_the_nearest_known(invoke: Invoke, running_home: Path, run_file: Path) -> None:
@@ -417,3 +419,10 @@ def test_state_is_read_without_running_services(invoke: Invoke, home: Path) -> N
     unknown = invoke("watch", "nix", "--home", home)
     assert unknown.exit_code == 64
     assert "there are none yet" in unknown.stderr
+
+
+def test_status_says_what_a_step_waits_for(invoke: Invoke, running_home: Path, run_file: Path, served: Served) -> None:
+    run_id = submitted(invoke, running_home, run_file)
+    served.servicer.runs[run_id].run.steps[1].waiting_reason = "Unschedulable: 1 Insufficient nvidia.com/gpu."
+    text = invoke("status", "demo", "--home", running_home).stdout
+    assert "1/warm waits: Unschedulable: 1 Insufficient nvidia.com/gpu." in text

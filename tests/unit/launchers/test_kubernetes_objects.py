@@ -129,3 +129,12 @@ def test_a_template_without_its_container_is_refused_and_the_file_named(tmp_path
     assert caught.value.field == "templates"
     with pytest.raises(errors.InvalidInput, match="No such file"):
         objects.load_template(tmp_path / "nothing", "step")
+
+
+def test_the_charts_own_labels_stay_since_services_and_policies_go_by_them() -> None:
+    """A training Job's pod under the training service's labels would be one of its endpoints."""
+    named = {"app.kubernetes.io/component": "training-job", "app.kubernetes.io/name": "mine"}
+    template = objects.Template(TEMPLATES["training"]["template"], {"labels": named})
+    body = objects.job_object(job(), template, "training", None)
+    for labels in (body["metadata"]["labels"], body["spec"]["template"]["metadata"]["labels"]):
+        assert {name: labels[name] for name in named} == named

@@ -163,3 +163,18 @@ def test_a_bad_value_is_refused_with_its_fields_name(changes: dict[str, object])
     with pytest.raises(errors.InvalidInput) as caught:
         core.check(KEY, spec)
     assert caught.value.field == f"spec.{next(iter(changes))}"
+
+
+def test_a_job_belongs_to_the_run_that_wants_it(service: TrainingService, launcher: FakeLauncher, bench: Bench) -> None:
+    service.create_run(KEY, bench.spec(), run="demo-1")
+    service.create_run(KEY, bench.spec(), run="another")  # the same work: the same job
+    assert [job.labels["run"] for job in launcher.submitted] == ["demo-1"]
+
+
+def test_what_holds_a_job_up_is_told_until_it_is_at_work(service: TrainingService, launcher: FakeLauncher, bench: Bench) -> None:
+    service.create_run(KEY, bench.spec())
+    launcher.hold(job_name(KEY, 1), "Unschedulable: 1 Insufficient nvidia.com/gpu.")
+    state = service.get_run(KEY)
+    assert (state.state, state.waiting_reason) == ("pending", "Unschedulable: 1 Insufficient nvidia.com/gpu.")
+    launcher.finish(job_name(KEY, 1), 69, "gone")
+    assert service.get_run(KEY).waiting_reason == ""
