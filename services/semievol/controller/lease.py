@@ -6,6 +6,7 @@ was writing at that very moment is fenced by the conditional create of the store
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _RENEWALS = 3  # in the time that a holder may be silent
 _NOBODY = "none has been chosen yet"
+_QUICKER = (errors.Conflict, errors.AlreadyExists)  # somebody else was
 
 
 class Elector:
@@ -57,7 +59,8 @@ class Elector:
     def start(self, changed: Callable[[], None] | None = None) -> None:
         """Tries once at once. Raises what the API says no with: a missing role should be known at the start."""
         self._changed = changed or self._changed
-        self.look()
+        with contextlib.suppress(*_QUICKER):
+            self.look()
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,7 +101,7 @@ class Elector:
         while not self._stop.wait(self._duration_s / _RENEWALS):
             try:
                 self.look()
-            except (errors.Conflict, errors.AlreadyExists):  # somebody was quicker
+            except _QUICKER:
                 pass
             except errors.SemiEvolError as error:
                 log.warning("The lease %s: %s", self._name, error.message)

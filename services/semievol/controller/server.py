@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.client.services import Services
+from semievol.common import errors
 from semievol.common.artifacts import Artifacts
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.registry import Registry
@@ -37,6 +41,10 @@ from semievol.ports import Cancel, Launcher, RunOwner
 
 if TYPE_CHECKING:
     from semievol.controller.lease import Elector
+
+log = logging.getLogger(__name__)
+
+_RESUME_AGAIN_S = 5.0
 
 
 def launcher(settings: ControllerSettings) -> Launcher:
@@ -146,9 +154,8 @@ def service(settings: ControllerSettings, core: Controller, election: Elector | 
             await workers.run(probe_store, open_store(settings.store))
         await workers.run(core.probe)
         if election:  # whenever this replica begins to act; not on the thread that has to renew its hold meanwhile
-            await workers.run(
-                election.start, lambda: threading.Thread(target=core.resume_all, name="resume", daemon=True).start()
-            )
+            resume = partial(_resume, core, election)
+            await workers.run(election.start, lambda: threading.Thread(target=resume, name="resume", daemon=True).start())
         elif settings.resume_on_start:
             await workers.run(core.resume_all)
 
@@ -165,6 +172,18 @@ def service(settings: ControllerSettings, core: Controller, election: Elector | 
         probe=probe,
         close=close,
     )
+
+
+def _resume(core: Controller, election: Elector) -> None:
+    """Lets unfinished runs go on, as soon as the store can be read; for as long as this replica acts."""
+    while not election.leader():
+        try:
+            core.resume_all()
+        except errors.SemiEvolError as error:
+            log.warning("Runs cannot be resumed yet: %s", error.message)
+            time.sleep(_RESUME_AGAIN_S)
+        else:
+            return
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from semievol.common import errors
-from semievol.common.kube import LEASE
+from semievol.common.kube import LEASE, Response
 from semievol.common.kube_fake import FakeApiServer
 from semievol.controller.lease import Elector
 
@@ -143,8 +143,25 @@ def test_a_lease_that_somebody_deleted_is_made_again(electors: tuple[Elector, El
 
 
 def test_whoever_may_not_read_leases_is_told_at_the_start(server: FakeApiServer) -> None:
-    from semievol.common.kube import Response
-
     server.answers = [Response(403, b'{"message": "leases is forbidden: User \\"x\\" cannot get resource \\"leases\\""}')]
     with pytest.raises(errors.NotAllowed, match="leases is forbidden"):
         Elector(server.kube(), "semievol", "one").start()
+
+
+def test_the_official_clients_model_of_a_lease_takes_what_is_written(
+    electors: tuple[Elector, Elector], server: FakeApiServer
+) -> None:
+    from kubernetes.client import V1Lease
+
+    for request in server.requests:
+        if request.body:
+            V1Lease.model_validate(request.body)
+
+
+def test_two_that_start_at_once_both_start(server: FakeApiServer, clock: Clock) -> None:
+    """Both find no Lease, and the second one's creation comes too late."""
+    server.answers = [Response(404, b"{}"), Response(409, b'{"reason": "AlreadyExists"}')]
+    late = Elector(server.kube(), "semievol", "late", clock=clock)
+    late.start()
+    assert late.leader()
+    late.stop()

@@ -138,3 +138,16 @@ def test_the_charts_own_labels_stay_since_services_and_policies_go_by_them() -> 
     body = objects.job_object(job(), template, "training", None)
     for labels in (body["metadata"]["labels"], body["spec"]["template"]["metadata"]["labels"]):
         assert {name: labels[name] for name in named} == named
+
+
+@pytest.mark.parametrize("shards", [(), (3, 5)], ids=["one", "group"])
+def test_the_official_clients_models_know_every_field_that_is_written(shards: tuple[int, ...]) -> None:
+    """They refuse names and types that the API does not have."""
+    from kubernetes.client import V1ConfigMap, V1Job
+    from pydantic import ValidationError
+
+    body = made(shards=shards)
+    V1Job.model_validate(body)
+    V1ConfigMap.model_validate(objects.run_object("demo", STEP, OWNER))
+    with pytest.raises(ValidationError, match="backofLimit"):
+        V1Job.model_validate({**body, "spec": {**body["spec"], "backofLimit": 0}})
