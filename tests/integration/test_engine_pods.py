@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from semievol.algorithm.types import Message
+from semievol.client.generation import GenerationClient
 from semievol.controller.engines import ServingStays
 from semievol.controller.pods import Answering, base_at
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.generation.backends.fake import default_script
 from semievol.launchers.kubernetes_engines import EngineSettings, PodEngines
+from semievol.ports import BASE_MODEL, Prompt, Sampling
 
 from tests.fake_suite import fake_suite, wait_for
 from tests.manifests import manifests
@@ -54,6 +58,25 @@ def test_a_run_whose_engine_is_killed_ends_with_the_artifacts_of_one_that_was_le
         started = kubelet.started
     assert len(started) == 3
     assert kubelet.pods() == []
+
+
+@pytest.mark.models
+def test_the_engine_on_transformers_is_ready_when_it_can_answer(tmp_path: Path) -> None:
+    settings = {"BACKEND": "transformers", "STORE": (tmp_path / "artifacts").as_uri(), "CACHE": str(tmp_path / "cache")}
+    told = {f"SEMIEVOL_GENERATION_{name}": value for name, value in settings.items()}
+    with engine_kubelet(tmp_path, told) as kubelet:
+        engines = answered_by(kubelet)("").engines
+        wait_for(lambda: bool(engines.acquire("demo-1", "shared").address), timeout_s=240)
+        state = engines.acquire("demo-1", "shared")
+        assert state.base is not None
+        assert state.base.engine.startswith("transformers/")
+        client = GenerationClient(state.address)
+        prompt = Prompt("a", (Message("user", "What is 2 + 2?"),))
+        (answer,) = client.generate(BASE_MODEL, [prompt], Sampling(max_tokens=4))
+        client.close()
+        assert answer.completions[0].tokens
+        wait_for(lambda: engines.release("demo-1"))
+        wait_for(lambda: not kubelet.processes)
 
 
 def test_dedicated_engines_on_one_gpu_take_turns(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _ASKING = ("infer", "judge", "score", "evaluate")  # kinds of steps that ask a model
 _SHARED = "shared"
-_END_S, _END_POLL_S = 60.0, 0.2  # for engines that are told to end: twice what Kubernetes gives a pod as a rule
+_END_S, _END_POLL_S = 120.0, 0.2  # for engines that are told to end: twice the grace that the chart gives them
 
 
 class FixedEngines:

@@ -27,7 +27,7 @@ from semievol.controller.engines import EngineTurns
 from semievol.controller.forecast import Forecaster
 from semievol.controller.known import BaseOfRuns, KnownBases
 from semievol.controller.pods import Answering, answering
-from semievol.controller.preview import Outputs
+from semievol.controller.preview import Intake, Outputs
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import RunRecord, RunStore
 from semievol.controller.servicer import ControllerServicer
@@ -88,24 +88,9 @@ def controller(
     found = engines or answering(settings, addresses.get("generation", ""), lambda: services.generation.models()[0])
     known = KnownBases(store, found.engines.settings)
 
-    def intake(params: Mapping[str, Any], cancel: Cancel) -> Outputs:
-        from semievol.steps import intake as step
-        from semievol.steps.context import StepContext
-
-        with tempfile.TemporaryDirectory(prefix="semievol-plan-") as scratch:
-            made = step.run(StepContext(artifacts, services, params, {}, None, cancel, lambda progress: None, Path(scratch)))
-            return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
-
     def turns(run: RunRecord) -> EngineTurns:
-        return EngineTurns(
-            run,
-            found.engines,
-            found.serving,
-            known,
-            addresses,
-            parallelism=settings.parallelism,
-            placement=settings.placement,
-        )
+        parallelism, placement = settings.parallelism, settings.placement
+        return EngineTurns(run, found.engines, found.serving, known, addresses, parallelism=parallelism, placement=placement)
 
     runs = RunStore(store)
     surroundings = Surroundings(
@@ -125,6 +110,7 @@ def controller(
         leader=election.leader if election else nobody,
         forget_run=jobs.forget_run if isinstance(jobs, RunOwner) else nothing,
     )
+    intake = _intake(artifacts, services)
     forecaster = Forecaster(
         artifacts, runs, intake, lambda: services.generation, lambda: services.embedding, lambda: services.retrieval
     )
@@ -140,6 +126,20 @@ def controller(
     base = BaseOfRuns(known, lambda: services.generation.models()[0], found.engines) if found.engines.takes_turns else None
     resolver = Resolver(lambda: services.generation, lambda: services.embedding, base)
     return Controller(surroundings, resolver, settings.models_directory, forecaster, parts)
+
+
+def _intake(artifacts: Artifacts, services: Services) -> Intake:
+    """The step's own function, for plans."""
+
+    def intake(params: Mapping[str, Any], cancel: Cancel) -> Outputs:
+        from semievol.steps import intake as step
+        from semievol.steps.context import StepContext
+
+        with tempfile.TemporaryDirectory(prefix="semievol-plan-") as scratch:
+            made = step.run(StepContext(artifacts, services, params, {}, None, cancel, lambda progress: None, Path(scratch)))
+            return {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in made.items()}
+
+    return intake
 
 
 def service(settings: ControllerSettings, core: Controller, election: Elector | None = None) -> Service:
