@@ -158,6 +158,30 @@ def test_a_watch_goes_on_at_the_pod_that_takes_over(kubernetes: Cluster, invoke:
     assert {name for name, _ in kubernetes.forwards} == {pod, "demo-controller-2"}
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_goes_on_where_the_api_server_broke_off(
+    kubernetes: Cluster, serve: Callable[..., Served], invoke: Invoke, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The Kubernetes client's own thread dies of a reset; the command connects again at once, and shows no traceback."""
+    demo = serve([succeeded(spec())])
+    demo.servicer.hold_watch = True
+    pod = kubernetes.install("controller", 50056, address=demo.address)
+
+    def reset() -> None:
+        wait_until(lambda: demo.servicer.watching == 1)
+        demo.servicer.hold_watch = False
+        kubernetes.break_off(pod)
+
+    resetter = threading.Thread(target=reset)
+    resetter.start()
+    ended = invoke("watch", "demo", "-n", "test", "--json")
+    resetter.join()
+    assert ended.exit_code == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 7
+    assert "Traceback" not in ended.stderr + "".join(capfd.readouterr())
+    assert len(kubernetes.forwards) == 2
+
+
 # ---------------------------------------------------------------- what opens the release
 
 
