@@ -127,7 +127,10 @@ def test_every_command_that_talks_to_a_controller_takes_a_cluster(
     assert len(kubernetes.forwards) == len(commands)
 
 
-def test_generate_goes_to_the_router_and_needs_no_controller(kubernetes: Cluster, invoke: Invoke) -> None:
+def test_generate_goes_to_the_router_and_needs_no_controller(
+    kubernetes: Cluster, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIEVOL_ROUTER", "127.0.0.1:1")  # of another day; the namespace is typed
     with running(generation_service(GenerationSettings(), FakeEngine(lambda model, messages, seed: "red"))) as address:
         pod = kubernetes.install("router", 50057, address=address)
         ended = invoke("generate", "-n", "test", "--model", "base", "Which colour?")
