@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @pytest.fixture
 def suite(environment: Authority, tmp_path: Path) -> Iterator[Suite]:
-    with fake_suite(tmp_path / "home") as made:
+    """Its steps are processes of their own, as on a cluster: they reach the other services with what they inherit."""
+    with fake_suite(tmp_path / "home", launcher="subprocess") as made:
         yield made
 
 
@@ -96,6 +98,20 @@ def test_a_door_whose_own_token_is_wrong_does_not_blame_its_clients(
         with pytest.raises(openai.InternalServerError, match="does not know the token") as caught:
             client.models.list()
         assert caught.value.status_code == 503
+
+
+def test_a_door_that_others_reach_in_plaintext_is_shouted_about(
+    environment: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        with standing_open(address="0.0.0.0:0", generation="127.0.0.1:1", embedding="", api_keys=KEY):
+            pass
+        assert "THE DOOR" not in caplog.text
+        for name in ("CERT_FILE", "KEY_FILE", "CA_FILE", "REQUIRE_CLIENT_CERT"):
+            monkeypatch.delenv(f"SEMIEVOL_TLS_{name}")
+        with standing_open(address="0.0.0.0:0", generation="127.0.0.1:1", embedding="", api_keys=KEY):
+            pass
+        assert "THE DOOR SPEAKS PLAINTEXT" in caplog.text
 
 
 def test_the_door_takes_up_a_replaced_certificate(

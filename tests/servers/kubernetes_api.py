@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import struct
 import threading
@@ -62,6 +63,13 @@ class Cluster:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def break_off(self, pod: str) -> None:
+        """Its connections are reset, as when the API server itself dies."""
+        for connection in self._connections.pop(pod, [])[::2]:  # the near sides
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.shutdown(socket.SHUT_RD)  # wakes its reader
+
     def hold(self, secret: str, **data: str) -> None:
         encoded = {name: base64.b64encode(value.encode()).decode() for name, value in data.items()}
         self.objects.put(SECRET, {"metadata": {"name": secret}, "data": encoded})
@@ -78,6 +86,8 @@ class Cluster:
         with contextlib.suppress(OSError, EOFError):
             while (payload := _receive(near)) is not None:
                 far.sendall(payload[1:])
+        if near.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
+            os.close(near.detach())  # reset
         for one in (far, near):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
+import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +27,14 @@ from semievol.common.security import Access
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
+log = logging.getLogger(__name__)
+
 _POD_S = 15.0  # how long a connection waits for a pod that is ready; gRPC gives a connection 20 s
 _LOOK_EVERY_S = 0.5
 _LOOK_S = 5.0  # at other namespaces, for a hint
 _HANDSHAKE = re.compile(r"Handshake status (?P<status>\d{3}) (?P<words>[^-]*)")
+
+_CARRIER = "Kubernetes port forward proxy"  # how the client names its threads
 
 Open = Callable[[Object], Stream]
 
@@ -45,14 +52,15 @@ def forwarded(cluster: Cluster, component: str) -> Iterator[tuple[str, Access]]:
     found = _found(kube, transport, component, cluster.release)
     pod = found.ready_pod()
     access = found.access(pod)
-    tunnel = Tunnel(found, lambda pod: open_stream(client, kube.namespace, pod, found.port_of(pod)), first=pod, wait_s=_POD_S)
-    with tunnel, Listener(tunnel.connect) as listener:
-        try:
-            yield listener.address, access
-        except errors.Unavailable as error:
-            if listener.problem is not None:  # the reason, where the client saw a closed connection
-                raise listener.problem from error
-            raise
+    with Forwards(client, kube.namespace) as forwards:
+        tunnel = Tunnel(found, lambda pod: forwards.open(pod, found.port_of(pod)), first=pod, wait_s=_POD_S)
+        with tunnel, Listener(tunnel.connect) as listener:
+            try:
+                yield listener.address, access
+            except errors.Unavailable as error:
+                if listener.problem is not None:  # the reason, where the client saw a closed connection
+                    raise listener.problem from error
+                raise
 
 
 def _found(kube: Kube, transport: ClientTransport, component: str, name: str) -> release.Component:
@@ -105,21 +113,55 @@ class Tunnel:
             time.sleep(_LOOK_EVERY_S)
 
 
-def open_stream(client: ApiClient, namespace: str, pod: Object, port: int) -> Stream:
-    """A connection to a port of a pod through the API server. Raises NotAllowed, NotFound, Unavailable."""
-    from kubernetes.client import ApiClient, CoreV1Api
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.stream import portforward
+class Forwards:
+    """Connections to ports of pods through the API server, by the official client, while it is entered.
 
-    name = pod["metadata"]["name"]
-    # a client of its own: the call puts something else in place of its method `call_api` while it lasts
-    api = CoreV1Api(ApiClient(client.configuration))
-    try:
-        forward: Any = portforward(api.connect_get_namespaced_pod_portforward, name, namespace, ports=str(port))
-    except ApiException as error:
-        raise _refused(error, f"{namespace}/{name}") from error
-    stream: Stream = forward.socket(port)
-    return stream
+    The client carries each one by a thread, which dies with a traceback and leaves its stream open where the connection to the API server breaks
+    off. Here the stream ends then, and nothing is printed."""
+
+    def __init__(self, client: ApiClient, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._lock = threading.Lock()  # threads are told from those that were there before
+        self._streams: weakref.WeakKeyDictionary[threading.Thread, Stream] = weakref.WeakKeyDictionary()
+        self._hook = threading.excepthook
+
+    def __enter__(self) -> Forwards:
+        self._hook, threading.excepthook = threading.excepthook, self._broken_off
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        threading.excepthook = self._hook
+
+    def open(self, pod: Object, port: int) -> Stream:
+        """Raises NotAllowed, NotFound, Unavailable."""
+        from kubernetes.client import ApiClient, CoreV1Api
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.stream import portforward
+
+        name = pod["metadata"]["name"]
+        # a client of its own: the call puts something else in place of its method `call_api` while it lasts
+        api = CoreV1Api(ApiClient(self._client.configuration))
+        with self._lock:
+            before = set(threading.enumerate())
+            try:
+                forward: Any = portforward(api.connect_get_namespaced_pod_portforward, name, self._namespace, ports=str(port))
+            except ApiException as error:
+                raise _refused(error, f"{self._namespace}/{name}") from error
+            stream: Stream = forward.socket(port)
+            for thread in set(threading.enumerate()) - before:
+                if thread.name.startswith(_CARRIER):
+                    self._streams[thread] = stream
+        return stream
+
+    def _broken_off(self, args: threading.ExceptHookArgs) -> None:
+        stream = self._streams.get(args.thread) if args.thread else None
+        if stream is None:
+            self._hook(args)
+            return
+        log.info("A port-forward broke off: %s", args.exc_value)
+        with contextlib.suppress(OSError):
+            stream.shutdown(socket.SHUT_RDWR)
 
 
 def _refused(error: Any, pod: str) -> errors.SemiEvolError:

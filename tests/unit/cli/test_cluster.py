@@ -127,7 +127,10 @@ def test_every_command_that_talks_to_a_controller_takes_a_cluster(
     assert len(kubernetes.forwards) == len(commands)
 
 
-def test_generate_goes_to_the_router_and_needs_no_controller(kubernetes: Cluster, invoke: Invoke) -> None:
+def test_generate_goes_to_the_router_and_needs_no_controller(
+    kubernetes: Cluster, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIEVOL_ROUTER", "127.0.0.1:1")  # of another day; the namespace is typed
     with running(generation_service(GenerationSettings(), FakeEngine(lambda model, messages, seed: "red"))) as address:
         pod = kubernetes.install("router", 50057, address=address)
         ended = invoke("generate", "-n", "test", "--model", "base", "Which colour?")
@@ -156,6 +159,30 @@ def test_a_watch_goes_on_at_the_pod_that_takes_over(kubernetes: Cluster, invoke:
     assert ended.exit_code == 0, ended.stderr
     assert [json.loads(line).get("number") for line in ended.stdout.splitlines()] == [1, 2, 3, 0, 4, 5, 6]
     assert {name for name, _ in kubernetes.forwards} == {pod, "demo-controller-2"}
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_goes_on_where_the_api_server_broke_off(
+    kubernetes: Cluster, serve: Callable[..., Served], invoke: Invoke, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The Kubernetes client's own thread dies of a reset; the command connects again at once, and shows no traceback."""
+    demo = serve([succeeded(spec())])
+    demo.servicer.hold_watch = True
+    pod = kubernetes.install("controller", 50056, address=demo.address)
+
+    def reset() -> None:
+        wait_until(lambda: demo.servicer.watching == 1)
+        demo.servicer.hold_watch = False
+        kubernetes.break_off(pod)
+
+    resetter = threading.Thread(target=reset)
+    resetter.start()
+    ended = invoke("watch", "demo", "-n", "test", "--json")
+    resetter.join()
+    assert ended.exit_code == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 7
+    assert "Traceback" not in ended.stderr + "".join(capfd.readouterr())
+    assert len(kubernetes.forwards) == 2
 
 
 # ---------------------------------------------------------------- what opens the release

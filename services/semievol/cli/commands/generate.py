@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from semievol.cli import output
 from semievol.cli.options import Target, json_option, target_options
@@ -66,6 +67,8 @@ def generate(
     the identity of the weights.
     """
     as_question = as_question or run_file is not None
+    if target.cluster and click.get_current_context().get_parameter_source("router") is not ParameterSource.COMMANDLINE:
+        router = ""  # that of the cluster
     # the router's own names are enough, unless the prompt has a form that the controller alone knows
     alone = not target.address and (not as_question if target.cluster else bool(router))
     _check_usage(as_question, options, alone, bool(target.address) and not router)
