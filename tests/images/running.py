@@ -21,6 +21,7 @@ ip link set lo up
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
+mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o uid=65532,gid=65532,mode=0755 tmpfs "$root/var/lib/semievol"
 mount -o remount,bind,ro "$root"

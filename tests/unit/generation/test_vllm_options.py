@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 from semievol.common import errors
 from semievol.generation.adapters import Adapter
 from semievol.generation.backends.vllm_options import VllmOptions
-from semievol.generation.backends.vllm_process import _root_cause
+from semievol.generation.backends.vllm_process import _root_cause, start_environment
 from semievol.generation.backends.vllm_weights import check_adapter
 
 
@@ -112,3 +113,20 @@ ERROR 11-23 pid=1 [core.py:9] RuntimeError: Engine core initialization failed. S
 """
     assert _root_cause(lines) == "ValueError: No available memory for the cache blocks."
     assert _root_cause("nothing") == ""
+
+
+def test_an_eager_engine_compiles_nothing_where_there_is_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
+
+    def off(path: Path, *, eager: bool) -> bool:
+        monkeypatch.setenv("PATH", str(path))
+        monkeypatch.delenv("CXX", raising=False)
+        with start_environment(tmp_path / "log", several_machines=False, eager=eager):
+            return os.environ.get("TORCH_COMPILE_DISABLE") == "1"
+
+    assert off(tmp_path / "nothing", eager=True)
+    assert "TORCH_COMPILE_DISABLE" not in os.environ
+    assert not off(tmp_path, eager=True)
+    assert not off(tmp_path / "nothing", eager=False)

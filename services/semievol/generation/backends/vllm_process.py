@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import threading
 import time
 import uuid
@@ -274,7 +275,8 @@ def _scored(output: Any, count: int) -> Step:
 
 def _started(arguments: Mapping[str, Any], log: Path, call: Any) -> Any:
     """A ready AsyncLLM. vLLM's core says only in its log why it did not start."""
-    with _starting, start_environment(log, several_machines=arguments.get("nnodes", 1) > 1):
+    eager = bool(arguments.get("enforce_eager"))
+    with _starting, start_environment(log, several_machines=arguments.get("nnodes", 1) > 1, eager=eager):
         begun = log.stat().st_size if log.exists() else 0
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -335,7 +337,7 @@ def _root_cause(lines: str) -> str:
 
 
 @contextlib.contextmanager
-def start_environment(log: Path, *, several_machines: bool) -> Iterator[None]:
+def start_environment(log: Path, *, several_machines: bool, eager: bool) -> Iterator[None]:
     """What vLLM reads from the environment while it starts; restored after, since other children of this process are no engines."""
     before = dict(os.environ)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -359,6 +361,9 @@ def start_environment(log: Path, *, several_machines: bool) -> Iterator[None]:
     if cores <= _FEW_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
         # vLLM would keep a core for its scheduler and bind the model to the others, whoever else is at work on them
         os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
+    if eager and shutil.which(os.environ.get("CXX") or "g++") is None:
+        # some of its small functions are compiled in an eager engine, too, and end it where there is no compiler, as in a container
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     if not several_machines:  # or it asks a name server for its address, and its processes meet at one that others reach
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
