@@ -31,11 +31,18 @@ own_files() {
   mount --no-mtab -t tmpfs tmpfs /tmp
   mount --no-mtab -t proc proc /proc
   hostname node1
-  # The kubelet and kube-proxy like to set kernel.panic, vm.overcommit_memory and their kin, which are the whole machine's: they may not.
-  local area
+  # Settings of the kernel's that are the whole machine's are not the node's to change. The kubelet insists on six of them, so it finds what it
+  # wants in files that lie over the real ones.
+  local area pair file
   for area in fs kernel vm; do
     mount --no-mtab --bind "/proc/sys/$area" "/proc/sys/$area"
     mount --no-mtab -o remount,bind,ro "/proc/sys/$area"
+  done
+  for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
+    kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+    file=$(mktemp /run/sysctl-XXXXXX)
+    echo "${pair#*=}" >"$file"
+    mount --no-mtab --bind "$file" "/proc/sys/${pair%=*}"
   done
   mount --no-mtab --make-rshared / # volumes that pods mount with propagation want a shared root; it is shared with nobody outside
 }
