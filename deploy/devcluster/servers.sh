@@ -53,6 +53,7 @@ filled = re.sub(
 )
 (directory / "configs").mkdir()
 (directory / "configs" / "milvus.yaml").write_text(filled)
+(directory / "configs" / "glog.conf").write_text("--logtostderr=true\n--minloglevel=0\n")
 for name in ("user.yaml", "embedEtcd.yaml"):  # what the chart mounts over
     (directory / "configs" / name).write_text("")
 for digest in (directory / "bin").glob("*.md5"):
