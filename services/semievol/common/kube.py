@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import semievol
 from semievol.common import errors
 
 if TYPE_CHECKING:
@@ -297,14 +298,20 @@ def api_client(kubeconfig: str = "", context: str = "") -> tuple[ApiClient, str]
     try:
         if in_cluster:
             config.load_incluster_config(client_configuration=settings)
-            return client.ApiClient(settings), _NAMESPACE_FILE.read_text().strip()
+            return _named(client.ApiClient(settings)), _NAMESPACE_FILE.read_text().strip()
         file, wanted = kubeconfig or None, context or None
         config.load_kube_config(config_file=file, context=wanted, client_configuration=settings, persist_config=False)
         contexts, active = config.list_kube_config_contexts(file)
     except (config.ConfigException, OSError, ValueError) as error:
         raise errors.InvalidInput(f"No cluster can be talked to: {errors.first_line(error)}", field="kubeconfig") from error
     chosen = next((one for one in contexts if one["name"] == wanted), active)
-    return client.ApiClient(settings), chosen["context"].get("namespace", "")
+    return _named(client.ApiClient(settings)), chosen["context"].get("namespace", "")
+
+
+def _named(client: ApiClient) -> ApiClient:
+    """Who asks, in the API server's audit log and among the managers of a field."""
+    client.user_agent = f"semievol/{semievol.__version__}"
+    return client
 
 
 Clock = Callable[[], float]

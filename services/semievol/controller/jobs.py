@@ -291,13 +291,13 @@ class Jobs:
         trained = job.training.progress() if job.training else None
         latest = {None: trained} if trained else {} if job.training else self._new_progress(job)
         job.progress.update({shard: Progress(**report) for shard, report in latest.items()})
-        if not job.progress:
+        if not job.progress or job.step.label not in self._missing:  # all of it is published: it is only about to end
             return
         assert job.step.work is not None
         if not job.step.work.parts:
             self.progress[job.step.label] = job.progress[None]
             return
-        rows, missing = self._shard_rows(job.step.work), set(self._missing.get(job.step.label, ()))
+        rows, missing = self._shard_rows(job.step.work), set(self._missing[job.step.label])
         together = [one for one in self._active.values() if one.step.label == job.step.label]
         at_work = sum(one.done for other in together for shard, one in other.progress.items() if shard in missing)
         finished = sum(rows) - sum(rows[shard] for shard in missing if shard is not None)
