@@ -19,7 +19,9 @@ def check(address: str, *, deadline_s: float = _DEADLINE_S) -> None:
     """Raises Unavailable where nothing answers, or where what answers does not work."""
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
+            answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
+                health_pb2.HealthCheckRequest(), timeout=deadline_s
+            )
         except grpc.RpcError as error:
             raise errors.Unavailable(f"The health of {address} cannot be asked for: {error.code().name}.") from error
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
