@@ -17,7 +17,7 @@ DEMO_HOME := .semievol/demo
 CHART_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/semievol/bin
 KUBERNETES_VERSIONS ?= 1.30.14 1.34.4 1.37.2
 
-.PHONY: help setup setup-vllm demo test lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
+.PHONY: help setup setup-vllm demo test test-cluster lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,14 @@ demo: $(READY) ## evolve a small model on the townhall example, then ask it a qu
 	$(BIN)/semievol run -f examples/townhall/run.yaml
 	$(BIN)/semievol generate -f examples/townhall/run.yaml "The streetlight outside my house has been out for a week."
 
-test: $(READY_VLLM) ## run every test, those with the real models, vLLM and servers included
+test: $(READY_VLLM) ## run the tests, those with the real models, vLLM and servers included
 	requirements/servers.sh
+	deploy/devcluster/build.sh helm
 	$(BIN)/pytest -m "not cluster"
+
+test-cluster: $(READY) images cluster-up ## run the tests that need a real Kubernetes (needs root; the cluster stays up)
+	deploy/devcluster/load.sh localhost/semievol-core:dev localhost/semievol-training:dev
+	$(BIN)/pytest -m cluster
 
 lint: $(READY) ## check style, types, import boundaries, protos and that generated files are current
 	@failed=0; \
@@ -86,6 +91,7 @@ images: ## build the container images (IMAGES="core engine" builds those)
 
 test-images: $(READY) images ## try the built images, each the way that a strict pod runs it (asks for root)
 	$(BIN)/pytest tests/images
+
 cluster-up: ## bring up a real Kubernetes of one node on this machine (GPUS=n counts so many GPUs; needs root)
 	deploy/devcluster/up.sh
 

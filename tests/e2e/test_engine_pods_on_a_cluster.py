@@ -24,13 +24,14 @@ from semievol.controller.pods import base_at
 from semievol.launchers.kubernetes_engines import EngineSettings, PodEngines
 from semievol.ports import BASE_MODEL, EngineState, Prompt, Sampling
 
-_KUBECONFIG = os.environ.get("SEMIEVOL_E2E_KUBECONFIG", "")
+_STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+_KUBECONFIG = os.environ.get("SEMIEVOL_E2E_KUBECONFIG") or str(_STATE / "semievol" / "devcluster" / "kubeconfig")
 _IMAGE = os.environ.get("SEMIEVOL_E2E_ENGINE_IMAGE", "localhost/semievol-training:dev")
 _GPU = "example.com/gpu"  # a name of our own: nobody else on the cluster waits for it
 _START_S = 400.0
 _RUN = "e2e-1a2b3c4d"
 
-pytestmark = pytest.mark.skipif(not _KUBECONFIG, reason="SEMIEVOL_E2E_KUBECONFIG names no cluster")
+pytestmark = pytest.mark.cluster
 
 
 def template(gpus: int) -> Object:
@@ -98,6 +99,8 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    if not Path(_KUBECONFIG).exists():
+        pytest.fail(f"No cluster is up: there is no {_KUBECONFIG}. Run make cluster-up.")
     one = Cluster(tmp_path)
     try:
         yield one

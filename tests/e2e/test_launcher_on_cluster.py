@@ -1,6 +1,6 @@
 """The launcher's contract on a real cluster: the API server's own validation and defaults, Jobs that its controllers run, pods that its kubelet starts.
 
-Needs the development cluster with the core image (`make cluster-up`, deploy/devcluster/load.sh localhost/semievol-core:dev); skipped without it.
+Needs the development cluster with the core image (`make cluster-up`, deploy/devcluster/load.sh localhost/semievol-core:dev).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KUBECONFIG = STATE / "semievol" / os.environ.get("DEVCLUSTER", "devcluster") / "
 IMAGE = os.environ.get("SEMIEVOL_TEST_IMAGE", "localhost/semievol-core:dev")
 NAMESPACES = Kind("api/v1", "namespaces")
 
-pytestmark = pytest.mark.skipif(not KUBECONFIG.exists(), reason="no development cluster is up")
+pytestmark = pytest.mark.cluster
 
 
 class Namespaces(Kube):
@@ -51,6 +51,8 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
+    if not KUBECONFIG.exists():
+        pytest.fail(f"No development cluster is up: there is no {KUBECONFIG}. Run make cluster-up.")
     kube = connect(KubernetesSettings(kubeconfig=str(KUBECONFIG)))
     all_namespaces = Namespaces(kube._transport, "")
     name = f"launcher-{uuid.uuid4().hex[:8]}"

@@ -20,6 +20,8 @@ from semievol.ports import JobSpec, JobState, JobStatus
 from tests.cluster import TEMPLATES, UNSCHEDULABLE, terminated
 from tests.servers.control_plane import cluster_without_nodes  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.cluster
+
 QUOTA = Kind("api/v1", "resourcequotas")
 DEPLOYED: Object = {
     "apiVersion": "apps/v1",

@@ -89,7 +89,7 @@ def control_plane(home: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def cluster_without_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if lacking := missing():
-        pytest.skip(f"no control plane without {', '.join(lacking)}: deploy/devcluster/build.sh kubernetes")
+        pytest.fail(f"There is no control plane without {', '.join(lacking)}: run deploy/devcluster/build.sh kubernetes.")
     with control_plane(tmp_path_factory.mktemp("control-plane")) as kubeconfig:
         yield kubeconfig
 
