@@ -9,11 +9,7 @@ for root in /usr/local/lib/python3* /usr/lib/python3*; do
   fi
 done
 rm -f /usr/local/bin/pip* /usr/bin/pip* /usr/local/bin/wheel /usr/bin/wheel
-<<<<<<< HEAD
 rm -rf /usr/share/python-wheels ~root/.cache
-=======
-rm -rf /usr/share/python-wheels ~/.cache
->>>>>>> k8s-images
 echo 'semievol:x:65532:65532:SemiEvol:/var/lib/semievol:/sbin/nologin' >>/etc/passwd
 echo 'semievol:x:65532:' >>/etc/group
 mkdir -p /var/lib/semievol
