@@ -42,8 +42,7 @@ demo: $(READY) ## evolve a small model on the townhall example, then ask it a qu
 	$(BIN)/semievol generate -f examples/townhall/run.yaml "The streetlight outside my house has been out for a week."
 
 test: $(READY_VLLM) ## run the tests, those with the real models, vLLM and servers included
-	requirements/servers.sh
-	deploy/devcluster/build.sh helm
+	deploy/devcluster/build.sh minio helm
 	$(BIN)/pytest -m "not cluster"
 
 test-cluster: $(READY) images cluster-up ## run the tests that need a real Kubernetes (needs root; the cluster stays up)
@@ -80,7 +79,7 @@ chart-docs: $(READY) ## write the chart's README and schema
 	cd helm/semievol && $(CHART_BIN)/helm-docs --log-level warning
 
 bench: $(READY_VLLM) ## run every benchmark, one after the other (BENCH=name runs one)
-	@requirements/servers.sh
+	@deploy/devcluster/build.sh minio
 	@for name in $${BENCH:-$$(grep -l '__main__' benchmarks/*.py | sed 's#benchmarks/##; s#\.py$$##')}; do \
 	  echo "== benchmarks.$$name"; \
 	  $(BIN)/python -m "benchmarks.$$name"; \

@@ -112,7 +112,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Ways:
-    """One request at a time; each returns how many tokens it brought."""
+    """One request at a time, whatever its number; each returns how many tokens it brought."""
 
     def __init__(self, engine: str, door: str, connections: int) -> None:
         self._grpc = AsyncGenerationClient(engine)
@@ -125,18 +125,18 @@ class Ways:
         messages = [{"role": "user", "content": QUESTION}]
         self._body = {"model": "base", "messages": messages, "temperature": 0, "max_tokens": 2 * WORDS}
 
-    async def whole_grpc(self) -> int:
+    async def whole_grpc(self, number: int) -> int:
         (generation,), _ = await self._grpc.generate("base", [self._prompt], self._sampling)
         return len(generation.completions[0].tokens)
 
-    async def whole_door(self) -> int:
+    async def whole_door(self, number: int) -> int:
         answer = (await self._http.post("/chat/completions", json=self._body)).raise_for_status().json()
         return int(answer["usage"]["completion_tokens"])
 
-    async def stream_grpc(self) -> int:
+    async def stream_grpc(self, number: int) -> int:
         return sum([len(delta.tokens) async for delta, _ in self._grpc.chat("base", self._prompt, self._sampling)])
 
-    async def stream_door(self) -> int:
+    async def stream_door(self, number: int) -> int:
         """Every chunk is read as JSON, as a client must."""
         tokens, ended = 0, False
         async with self._http.stream("POST", "/chat/completions", json=self._body | {"stream": True}) as response:
@@ -155,13 +155,16 @@ class Ways:
         await self._grpc.close()
 
 
-async def rate(way: Callable[[], Awaitable[int]], requests: int, concurrency: int) -> tuple[float, float]:
+Way = Callable[[int], Awaitable[int]]  # number of a request -> its tokens
+
+
+async def rate(way: Way, requests: int, concurrency: int) -> tuple[float, float]:
     """(requests/s, tokens/s) of so many requests, `concurrency` at a time."""
     numbers = iter(range(requests))
     started = time.perf_counter()
 
     async def worker() -> int:
-        return sum([await way() for _ in numbers])
+        return sum([await way(number) for number in numbers])
 
     tokens = sum(await asyncio.gather(*(worker() for _ in range(concurrency))))
     took = time.perf_counter() - started
@@ -195,42 +198,50 @@ async def compare(requests: int, concurrency: int, rounds: int) -> dict[str, Any
     }
 
 
-async def minute(streams: int, seconds: float) -> dict[str, Any]:
-    with running(0.005, streams) as (engine, url, pid):
-        ways = Ways(engine, url, streams)
-        end, failures = time.monotonic() + seconds, list[str]()
-        memory: list[int] = []
+async def hold(stream: Way, memory_bytes: Callable[[], int], streams: int, seconds: float) -> dict[str, Any]:
+    """So many streams at once for so long, each request with a number of its own; memory after a tenth of the time and near the end."""
+    end, failures, memory, replies = time.monotonic() + seconds, list[str](), list[int](), 0
 
-        async def worker() -> int:
-            tokens = 0
-            while time.monotonic() < end:
-                try:
-                    tokens += await ways.stream_door()
-                except (httpx.HTTPError, RuntimeError, ValueError) as error:
-                    failures.append(repr(error))
-            return tokens
+    async def worker(number: int) -> int:
+        nonlocal replies
+        tokens = 0
+        while time.monotonic() < end:
+            try:
+                tokens += await stream(number)
+                replies += 1
+            except (httpx.HTTPError, RuntimeError, ValueError) as error:
+                failures.append(repr(error))
+            number += streams
+        return tokens
 
-        async def watch() -> None:
-            await asyncio.sleep(seconds / 10)
-            memory.append(memory_bytes(pid))
-            await asyncio.sleep(seconds * 0.85)
-            memory.append(memory_bytes(pid))
+    async def watch() -> None:
+        for share in (0.1, 0.85):
+            await asyncio.sleep(seconds * share)
+            memory.append(memory_bytes())
 
-        watching = asyncio.create_task(watch())
-        tokens = sum(await asyncio.gather(*(worker() for _ in range(streams))))
-        await watching
-        await ways.close()
+    watching = asyncio.create_task(watch())
+    tokens = sum(await asyncio.gather(*(worker(number) for number in range(streams))))
+    await watching
     return {
         "streams": streams,
         "seconds": seconds,
         "errors": len(failures),
         "first_error": failures[0] if failures else "",
-        "replies": tokens // WORDS,
-        "tokens_per_s": round(tokens / seconds),
-        "memory_mb": [round(one / 2**20, 1) for one in memory],
+        "replies": replies,
+        "tokens_per_s": round(tokens / seconds, 1),
+        "memory_mib": [round(one / 2**20, 1) for one in memory],
         "memory_growth": round(memory[1] / memory[0], 3),
         "growth_bar": GROWTH_BAR,
     }
+
+
+async def minute(streams: int, seconds: float) -> dict[str, Any]:
+    with running(0.005, streams) as (engine, url, pid):
+        ways = Ways(engine, url, streams)
+        try:
+            return await hold(ways.stream_door, lambda: memory_bytes(pid), streams, seconds)
+        finally:
+            await ways.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

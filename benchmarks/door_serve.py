@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ import psutil
 from semievol.common.models import resolve_model
 from semievol.generation.settings import GenerationSettings
 
+from benchmarks.door import GROWTH_BAR, hold, rate
 from benchmarks.generation_service import make_prompts
 from tests.servers import free_port
 from tests.servers.vllm_serve import vllm_serve
 
-BARS = {"whole": 0.95, "growth": 1.05}
+BARS = {"whole": 0.95, "growth": GROWTH_BAR}
 REPLY_TOKENS = 32
 _MODEL_TOKENS, _KV_GIB = 2048, 1
 _START_S = 300.0
@@ -132,24 +133,12 @@ class Side:
         return {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": REPLY_TOKENS}
 
 
-async def rate(way: Callable[[int], Awaitable[int]], requests: int, concurrency: int) -> float:
-    """Requests/s of so many requests, `concurrency` at a time."""
-    numbers, started = iter(range(requests)), time.perf_counter()
-
-    async def worker() -> None:
-        for number in numbers:
-            await way(number)
-
-    await asyncio.gather(*(worker() for _ in range(concurrency)))
-    return requests / (time.perf_counter() - started)
-
-
 async def compare(ours: Side, theirs: Side, asked: argparse.Namespace) -> dict[str, Any]:
     sides, found = {"ours": ours, "theirs": theirs}, dict[tuple[str, str], list[float]]()
     for number in range(asked.rounds + 1):  # the first warms up
         for side in list(sides)[:: -1 if number % 2 else 1]:
             for way in ("whole", "stream"):
-                rated = await rate(getattr(sides[side], way), asked.requests, asked.concurrency)
+                rated, _ = await rate(getattr(sides[side], way), asked.requests, asked.concurrency)
                 if number:
                     found.setdefault((side, way), []).append(rated)
                 else:
@@ -166,40 +155,9 @@ async def compare(ours: Side, theirs: Side, asked: argparse.Namespace) -> dict[s
     }
 
 
-async def minute(side: Side, processes: list[psutil.Process], streams: int, seconds: float) -> dict[str, Any]:
-    end, failures, memory = time.monotonic() + seconds, list[str](), list[int]()
-    replies = 0
-
-    async def worker(number: int) -> int:
-        nonlocal replies
-        tokens = 0
-        while time.monotonic() < end:
-            try:
-                tokens += await side.stream(number)
-                replies += 1
-            except (httpx.HTTPError, RuntimeError, ValueError) as error:
-                failures.append(repr(error))
-            number += streams
-        return tokens
-
-    async def watch() -> None:
-        for share in (0.1, 0.85):
-            await asyncio.sleep(seconds * share)
-            everyone = [child for one in processes for child in (one, *one.children(recursive=True))]
-            memory.append(sum(one.memory_info().rss for one in everyone))
-
-    watching = asyncio.create_task(watch())
-    tokens = sum(await asyncio.gather(*(worker(number) for number in range(streams))))
-    await watching
-    return {
-        "streams": streams,
-        "errors": len(failures),
-        "first_error": failures[0] if failures else "",
-        "replies": replies,
-        "tokens_per_s": round(tokens / seconds, 1),
-        "memory_mib": [round(one / 2**20) for one in memory],
-        "memory_growth": round(memory[1] / memory[0], 3),
-    }
+def memory_of(processes: list[psutil.Process]) -> int:
+    """Bytes, their children's included."""
+    return sum(one.memory_info().rss for parent in processes for one in (parent, *parent.children(recursive=True)))
 
 
 async def measure(ours: str, theirs: str, processes: list[psutil.Process], asked: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +169,10 @@ async def measure(ours: str, theirs: str, processes: list[psutil.Process], asked
     other = Side(theirs, "model", prompts, asked.concurrency)
     try:
         compared = await compare(side, other, asked)
-        return {"compared": compared, "minute": await minute(side, processes, asked.streams, asked.seconds)}
+        return {
+            "compared": compared,
+            "minute": await hold(side.stream, lambda: memory_of(processes), asked.streams, asked.seconds),
+        }
     finally:
         await side.close()
         await other.close()

@@ -9,46 +9,17 @@ the median counts (bar: 100 ms). `memory`: what the process grew by over the loo
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import time
 from typing import Any
 
 import psutil
-from semievol.common.artifacts import File, Manifest
-from semievol.common.runspec import parse_run_spec
-from semievol.common.work import Work
-from semievol.controller.plan import Done, Resolved, StepState, plan
+from semievol.controller.plan import Done, StepState, plan
+
+from tests.planning import RESOLVED, World, spec
 
 BARS = {"next_ms": 100.0, "memory_mib": 1.0}
-_RESOLVED = Resolved("b" * 64, "transformers/float32", "e" * 64)
-_DATA = {"labeled": "data:1/a.csv", "unlabeled": "data:2/b.csv", "test": "data:3/c.csv"}
-
-
-def files(work: Work, shard: int | None, shards: int) -> tuple[File, ...]:
-    """What a step of this kind writes, by name; contents are the names' own hashes."""
-    parts = [f"{number:05d}.jsonl" for number in range(shards)]
-    names = {
-        "intake": ["labeled.jsonl", "test.jsonl", *(f"unlabeled/{part}" for part in parts)],
-        "index": ["vectors.npy"],
-        "examples": ["train.jsonl"],
-        "train": ["adapter_config.json", "adapter_model.safetensors"],
-        "retrieve": [f"references/{part}" for part in parts],
-        "infer": ["candidates.jsonl"],
-        "judge": ["verdicts.jsonl"],
-        "score": ["entropies.jsonl"],
-        "select": [
-            "labeled.jsonl",
-            "evolution.jsonl",
-            "selection.json",
-            "fates.jsonl",
-            *(f"unlabeled/{part}" for part in parts),
-        ],
-        "evaluate": ["answers.jsonl"],
-        "report": ["report.json"],
-    }[work.kind]
-    return tuple(File(name, 1, hashlib.sha256(f"{work.key}{shard}{name}".encode()).hexdigest()) for name in names)
 
 
 def main() -> None:
@@ -58,32 +29,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    run = parse_run_spec({"name": "long", "model": "m", "embedding": "e", "data": _DATA, "iterations": asked.iterations})
-    manifests: dict[tuple[str, int | None], Manifest] = {}
-
-    def manifest_of(key: str, shard: int | None) -> Manifest | None:
-        return manifests.get((key, shard))
-
-    done = Done()
-    while ready := [step for step in plan(run, _RESOLVED, manifest_of, done=done) if step.state is StepState.READY]:
-        for step in ready:
-            assert step.work is not None
-            for shard in step.missing:
-                made = files(step.work, shard, asked.shards)
-                manifests[step.work.key, shard] = Manifest(step.work.key, step.work.contract, {}, {}, made, shard)
-    last = next(step.work for step in reversed(plan(run, _RESOLVED, manifest_of, done=done)) if step.work)
-    del manifests[last.key, None]
+    run = spec(iterations=asked.iterations)
+    world = World(parts=asked.shards, remaining=asked.shards)
+    last = world.run_to_end(run, Done())[-1].work
+    assert last is not None
+    del world.manifests[last.key, None]
     done = Done()
     times, sizes = [], []
     for _ in range(asked.rounds + 1):
         began = time.perf_counter()
-        steps = plan(run, _RESOLVED, manifest_of, done=done)
+        steps = plan(run, RESOLVED, world.manifest_of, done=done)
         times.append(1000 * (time.perf_counter() - began))
         sizes.append(psutil.Process().memory_info().rss)
     assert [step.state for step in steps].count(StepState.READY) == 1
     result: dict[str, Any] = {
         "steps": len(steps),
-        "manifests": len(manifests),
+        "manifests": len(world.manifests),
         "first_ms": round(times[0], 1),
         "next_ms": round(statistics.median(times[1:]), 1),
         "memory_mib": round((sizes[-1] - sizes[1]) / 2**20, 2),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the programs that the development cluster and the chart's checks need, from Go modules, into
+# Builds the programs that tests, the development cluster and the chart's checks need and no package brings, from Go modules, into
 # ${XDG_CACHE_HOME:-~/.cache}/semievol/bin: build.sh [NAME...]. NAME is a program, or kubernetes for all of Kubernetes; without one,
 # everything is built. What is built already stays, so this is done in a moment then. A program lies there as NAME-VERSION, and NAME is a
 # link to the version that was asked for last.
@@ -10,7 +10,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/semievol/bin
 
 KUBERNETES=(kubectl kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubelet)
-OTHERS=(busybox coredns helm helm-docs helm-unittest kubeconform local-path-provisioner)
+OTHERS=(busybox coredns helm helm-docs helm-unittest kubeconform local-path-provisioner minio)
 
 say() { printf 'build: %s\n' "$*"; }
 fail() { printf 'build: %s\n' "$@" >&2; exit 1; }
@@ -26,6 +26,7 @@ package() {
     helm-unittest) echo github.com/helm-unittest/helm-unittest/cmd/helm-unittest@ ;;
     kubeconform) echo github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
     local-path-provisioner) echo github.com/rancher/local-path-provisioner@v0.0.30 ;;
+    minio) echo github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c ;; # the tests' S3 server
     busybox) echo busybox-static@debian ;; # a Debian package
   esac
 }

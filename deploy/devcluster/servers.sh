@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the images localhost/minio:dev and localhost/milvus:dev of the servers that the tests run against, where there is no registry to take
-# them from: MinIO from its source (requirements/servers.sh), and Milvus 2.3.5 of the package `milvus`. load.sh brings them to the cluster;
+# them from: MinIO from its source (build.sh minio), and Milvus 2.3.5 of the package `milvus`. load.sh brings them to the cluster;
 # servers.yaml tells the chart of them. Needs buildah, .venv, and a base image (deploy/docker/build.sh makes one).
 #
 #   BASE   a Debian (default localhost/semievol-base:bookworm)
@@ -17,8 +17,8 @@ image() { # NAME INPUTS DIRECTORY: from the Dockerfile in it
   say "$1 is built"
 }
 
-requirements/servers.sh
-binary=$(ls -t "$cache"/minio-* | head -n 1)
+deploy/devcluster/build.sh minio
+binary=$(realpath "$cache/minio")
 inputs=$(sha256sum "$0" | cut -c 1-16)
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/semievol-servers-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT

@@ -5,11 +5,11 @@ GPU: the tests tell the API server of one, which the scheduler then counts."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from semievol.controller.pods import base_at
 from semievol.launchers.kubernetes_engines import EngineSettings, PodEngines
 from semievol.ports import BASE_MODEL, EngineState, Prompt, Sampling
 
-_STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-_KUBECONFIG = os.environ.get("SEMIEVOL_E2E_KUBECONFIG") or str(_STATE / "semievol" / "devcluster" / "kubeconfig")
+from tests.servers.devcluster import kubeconfig_of_the_one_that_is_up
+from tests.waiting import wait_until
+
 _IMAGE = os.environ.get("SEMIEVOL_E2E_ENGINE_IMAGE", "localhost/semievol-training:dev")
 _GPU = "example.com/gpu"  # a name of our own: nobody else on the cluster waits for it
 _START_S = 400.0
 _RUN = "e2e-1a2b3c4d"
 
 pytestmark = pytest.mark.cluster
+
+until = functools.partial(wait_until, timeout_s=_START_S, poll_s=0.5)
 
 
 def template(gpus: int) -> Object:
@@ -71,7 +74,7 @@ class Cluster:
     """A namespace of its own on a real one."""
 
     def __init__(self, directory: Path) -> None:
-        client, _ = api_client(_KUBECONFIG)
+        client, _ = api_client(os.environ.get("SEMIEVOL_E2E_KUBECONFIG") or str(kubeconfig_of_the_one_that_is_up()))
         self.transport, self.namespace = ClientTransport(client), f"engines-{uuid.uuid4().hex[:8]}"
         self.kube = Kube(self.transport, self.namespace)
         self.templates = directory / "templates.yaml"
@@ -99,8 +102,6 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    if not Path(_KUBECONFIG).exists():
-        pytest.fail(f"No cluster is up: there is no {_KUBECONFIG}. Run make cluster-up.")
     one = Cluster(tmp_path)
     try:
         yield one
@@ -108,14 +109,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         one.gpus(0)
         with suppress(errors.SemiEvolError):
             one.call("DELETE", f"/api/v1/namespaces/{one.namespace}")
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + _START_S
-    while not (found := condition()):
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
-    return found
 
 
 def answering(engines: PodEngines, slot: str) -> EngineState:
@@ -127,7 +120,7 @@ def answering(engines: PodEngines, slot: str) -> EngineState:
         assert not state.failed, state.reason
         return bool(state.address)
 
-    until(ready, f"{slot} does not come up")
+    until(ready, what=f"{slot} does not come up")
     return state
 
 
@@ -144,7 +137,7 @@ def test_an_engine_is_made_asked_found_again_and_released(cluster: Cluster) -> N
     other = cluster.engines(0)  # as a controller that starts now
     assert other.held(_RUN) == ["shared"]
     assert other.acquire(_RUN, "shared").address == state.address
-    until(lambda: other.release(_RUN), "the pod does not end")
+    until(lambda: other.release(_RUN), what="the pod does not end")
     assert cluster.kube.list(POD) == []
     assert other.used(_RUN) == (1, 0)
 
@@ -153,25 +146,25 @@ def test_an_engine_is_made_asked_found_again_and_released(cluster: Cluster) -> N
 def test_with_one_gpu_the_second_engine_waits_in_the_schedulers_words(cluster: Cluster) -> None:
     cluster.gpus(1)
     engines = cluster.engines(1)
-    until(lambda: engines.capacity() == 1, "the node does not show its GPU")
+    until(lambda: engines.capacity() == 1, what="the node does not show its GPU")
     answering(engines, "base-0")
-    waiting = until(lambda: (state := engines.acquire(_RUN, "warm-2")).crowded and state, "nobody says why it waits")
+    waiting = until(lambda: (state := engines.acquire(_RUN, "warm-2")).crowded and state, what="nobody says why it waits")
     assert f"Insufficient {_GPU}" in waiting.reason
-    until(lambda: engines.release(_RUN, "base-0"), "the pod does not end")
+    until(lambda: engines.release(_RUN, "base-0"), what="the pod does not end")
     answering(engines, "warm-2")
-    until(lambda: engines.release(_RUN), "the pod does not end")
+    until(lambda: engines.release(_RUN), what="the pod does not end")
 
 
 @pytest.mark.timeout(1200)
 def test_with_four_gpus_engines_come_up_side_by_side(cluster: Cluster) -> None:
     cluster.gpus(4)
     engines = cluster.engines(1)
-    until(lambda: engines.capacity() == 4, "the node does not show its GPUs")
+    until(lambda: engines.capacity() == 4, what="the node does not show its GPUs")
     for slot in ("base-0", "warm-2"):
         engines.acquire(_RUN, slot)
     addresses = {answering(engines, slot).address for slot in ("base-0", "warm-2")}
     assert len(addresses) == 2
-    until(lambda: engines.release(_RUN), "the pods do not end")
+    until(lambda: engines.release(_RUN), what="the pods do not end")
 
 
 @pytest.mark.timeout(1200)
@@ -180,7 +173,7 @@ def test_an_engine_that_is_deleted_is_replaced(cluster: Cluster) -> None:
     first = answering(engines, "shared")
     (pod,) = cluster.kube.list(POD)
     cluster.kube.delete(POD, pod["metadata"]["name"])
-    until(lambda: pod["metadata"]["uid"] not in [one["metadata"]["uid"] for one in cluster.kube.list(POD)], "it stays")
+    until(lambda: pod["metadata"]["uid"] not in [one["metadata"]["uid"] for one in cluster.kube.list(POD)], what="it stays")
     assert answering(engines, "shared").address != first.address
-    until(lambda: engines.release(_RUN), "the pod does not end")
+    until(lambda: engines.release(_RUN), what="the pod does not end")
     assert engines.used(_RUN)[0] == 2

@@ -5,9 +5,9 @@ Needs the development cluster with the core image (`make cluster-up`, deploy/dev
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,14 +22,16 @@ from semievol.ports import JobSpec, JobState, JobStatus
 
 from tests.contract.test_launcher import *  # noqa: F403 - the suite itself
 from tests.contract.test_launcher import JOBS, ended, group, job
+from tests.servers.devcluster import kubeconfig_of_the_one_that_is_up
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-KUBECONFIG = STATE / "semievol" / os.environ.get("DEVCLUSTER", "devcluster") / "kubeconfig"
 IMAGE = os.environ.get("SEMIEVOL_TEST_IMAGE", "localhost/semievol-core:dev")
 NAMESPACES = Kind("api/v1", "namespaces")
 
 pytestmark = pytest.mark.cluster
+
+until = functools.partial(wait_until, timeout_s=90.0, poll_s=0.2)
 
 
 class Namespaces(Kube):
@@ -51,9 +53,7 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
-    if not KUBECONFIG.exists():
-        pytest.fail(f"No development cluster is up: there is no {KUBECONFIG}. Run make cluster-up.")
-    kube = connect(KubernetesSettings(kubeconfig=str(KUBECONFIG)))
+    kube = connect(KubernetesSettings(kubeconfig=str(kubeconfig_of_the_one_that_is_up())))
     all_namespaces = Namespaces(kube._transport, "")
     name = f"launcher-{uuid.uuid4().hex[:8]}"
     all_namespaces.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -85,7 +85,9 @@ def launch(tmp_path: Path, namespace: str) -> Launch:
     def made(**pod: Any) -> KubernetesLauncher:
         file = tmp_path / f"templates-{uuid.uuid4().hex}.yaml"
         file.write_text(yaml.safe_dump({"step": template(**pod)}))
-        settings = KubernetesSettings(kubeconfig=str(KUBECONFIG), namespace=namespace, templates=file, poll_s=0.3)
+        settings = KubernetesSettings(
+            kubeconfig=str(kubeconfig_of_the_one_that_is_up()), namespace=namespace, templates=file, poll_s=0.3
+        )
         return KubernetesLauncher(connect(settings), settings, "step")
 
     return made
@@ -103,13 +105,6 @@ def sweep(kube: Kube) -> None:
     for one in kube.list(JOB):
         kube.delete(JOB, one["metadata"]["name"])
     until(lambda: not kube.list(POD) and not kube.list(JOB))
-
-
-def until(condition: Callable[[], object], timeout_s: float = 90) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
 
 
 NAME = "run-1-infer-0-1"

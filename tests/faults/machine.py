@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.bench import FAKES, TIMEOUT_S, Case, Ended, Place, finished, half_written, stop, wait_until
+from tests.faults.bench import FAKES, TIMEOUT_S, Case, Ended, Place, finished, half_written, stop
 from tests.manifests import manifests
+from tests.waiting import wait_until
 
 MACHINE, STOPS = "The machine", "Interrupted runs"
 QUICK = {"SEMIEVOL_CONTROLLER_POLL_S": "0.01"}

@@ -27,13 +27,14 @@ from semievol.generation.backends.fake import FakeEngine
 from semievol.ports import ObjectStore
 
 from tests.fake_suite import knowing_script
-from tests.faults.bench import Case, Ended, Place, finished, half_written, wait_until
+from tests.faults.bench import Case, Ended, Place, finished, half_written
 from tests.servers import Server
 from tests.servers.milvus import MilvusServer, milvus_in
 from tests.servers.openai_api import OpenAIDouble
 from tests.servers.s3 import OWNER, minio_in
 from tests.servers.tei import TeiDouble
 from tests.servers.web import Call, HttpDouble
+from tests.waiting import wait_until
 
 ELSEWHERE = "Servers elsewhere"
 TIMEOUT_S = 300.0  # clients and the command wait a minute for a server to come back

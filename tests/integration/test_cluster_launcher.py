@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from semievol.ports import JobSpec, JobState, JobStatus
 
 from tests.cluster import TEMPLATES, UNSCHEDULABLE, terminated
 from tests.servers.control_plane import cluster_without_nodes  # noqa: F401 - a fixture
+from tests.waiting import wait_until as until
 
 pytestmark = pytest.mark.cluster
 
@@ -33,13 +33,6 @@ DEPLOYED: Object = {
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "main", "image": "x"}]}},
     },
 }
-
-
-def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "devcluster"
 _SYSCTLS = ["kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "vm.overcommit_memory", "vm.panic_on_oom"]
 _SYSCTLS += ["net.netfilter.nf_conntrack_max", "net.ipv4.ip_forward"]
@@ -25,6 +27,15 @@ _PLACES = [
     "/usr/libexec",
 ]
 _PLACES += ["/var/lib", "/var/lib/cni", "/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet", "/var/log", "/var/log/pods"]
+
+
+def kubeconfig_of_the_one_that_is_up() -> Path:
+    """Fails the test where none is."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    file = state / "semievol" / os.environ.get("DEVCLUSTER", "devcluster") / "kubeconfig"
+    if not file.exists():
+        pytest.fail(f"No development cluster is up: there is no {file}. Run make cluster-up.")
+    return file
 
 
 @dataclass(frozen=True)

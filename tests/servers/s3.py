@@ -77,11 +77,11 @@ def minio_in(home: Path) -> Iterator[S3Server]:
 
 
 def minio_binary() -> Path:
-    """What requirements/servers.sh built."""
-    found = sorted(CACHE.glob("minio-*"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise RuntimeError(f"There is no MinIO in {CACHE}: run requirements/servers.sh (make test does).")
-    return found[-1]
+    """What deploy/devcluster/build.sh built."""
+    found = CACHE / "minio"
+    if not found.exists():
+        raise RuntimeError(f"There is no MinIO in {CACHE}: run deploy/devcluster/build.sh minio (make test does).")
+    return found
 
 
 def _add_minio_reader(endpoint: str) -> None:

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol.common import errors, security
-from semievol.common.kube import POD, Kind, Kube, Object
+from semievol.common.kube import COMPONENT, INSTANCE, NAME, POD, Kind, Kube, Object, condition
 from semievol.common.security import Access
 
 SERVICE, SECRET = Kind("api/v1", "services"), Kind("api/v1", "secrets")
-_NAME, _INSTANCE, _COMPONENT = (f"app.kubernetes.io/{name}" for name in ("name", "instance", "component"))
 _TLS, _TOKENS = "/etc/semievol/tls", "/etc/semievol/tokens"  # where the chart mounts Secrets
 _CA, _CERTIFICATE, _KEY, _TOKEN_LIST = "ca.crt", "tls.crt", "tls.key", "tokens"
 
 
 def labels(component: str, release: str = "") -> dict[str, str]:
     """Of everything that belongs to a component."""
-    found = {_NAME: "semievol", _COMPONENT: component}
-    return found | {_INSTANCE: release} if release else found
+    found = {NAME: "semievol", COMPONENT: component}
+    return found | {INSTANCE: release} if release else found
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def find(kube: Kube, component: str, release: str, elsewhere: Sequence[str] = ()
     services = [one for one in kube.list(SERVICE, labels(component, release)) if one["spec"].get("selector")]
     by_release: dict[str, list[Object]] = {}
     for one in services:
-        by_release.setdefault(one["metadata"]["labels"].get(_INSTANCE, ""), []).append(one)
+        by_release.setdefault(one["metadata"]["labels"].get(INSTANCE, ""), []).append(one)
     if len(by_release) > 1:
         raise errors.InvalidInput(
             f"The namespace {kube.namespace} has several releases: choose one with --release: {', '.join(sorted(by_release))}.",
@@ -122,9 +121,7 @@ def find(kube: Kube, component: str, release: str, elsewhere: Sequence[str] = ()
 
 
 def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
+    return condition(pod, "Ready") is not None and "deletionTimestamp" not in pod["metadata"]
 
 
 def _state(pod: Object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -56,6 +58,11 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return max(0.0, float(headers["retry-after"]))
     except (KeyError, ValueError):
         return None
+
+
+def pause(attempt: int, first_s: float, longest_s: float, *, asked_s: float = 0.0) -> None:
+    """Before attempt + 1: longer each time, at least what was asked for, and never the same for two processes."""
+    time.sleep(min(max(first_s * 2 ** (attempt - 1), asked_s), longest_s) * random.uniform(0.5, 1.0))
 
 
 def secret(name: str) -> SecretStr | None:

@@ -49,6 +49,16 @@ def first_line(reason: object) -> str:
     return (str(reason).strip().splitlines() or [type(reason).__name__])[0]
 
 
+def system_reason(error: BaseException) -> str:
+    """What the operating system says at the bottom of an error (`Connection refused`); empty where it said nothing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
 @dataclass(frozen=True)
 class BadRow:
     """One row of a data file that cannot be used: `file:line: reason`."""
@@ -181,6 +191,9 @@ class NotSupported(SemiEvolError):
 class InternalError(SemiEvolError):
     """Our bug; the message carries a request id and nothing of the exception."""
 
+
+# Trying again cannot help: the input is bad, the code has a bug, a name is taken, somebody forbids it.
+FINAL_EXIT_CODES = tuple(cls.exit_code for cls in (InvalidInput, InternalError, Conflict, NotAllowed))
 
 # Status code -> the class that a client raises for it (where two classes share a code, the commoner one).
 BY_CODE: dict[str, type[SemiEvolError]] = {

@@ -12,13 +12,15 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from semievol.common import errors
+from semievol.common.grpc_client import open_channel
+from semievol.common.security import access
 
 _DEADLINE_S = 5.0
 
 
 def check(address: str, *, deadline_s: float = _DEADLINE_S) -> None:
     """Raises Unavailable where nothing answers, or where what answers does not work."""
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address, access()) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import semievol
 from semievol.common import errors
+from semievol.common.endpoints import pause
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -108,6 +108,15 @@ class Transport(Protocol):
     def send(self, request: Request, *, timeout_s: float) -> Response:
         """Raises Unavailable where there is no answer."""
         ...
+
+
+NAME, INSTANCE, COMPONENT = (f"app.kubernetes.io/{label}" for label in ("name", "instance", "component"))
+
+
+def condition(one: Object, kind: str) -> Object | None:
+    """The condition of this type, if it holds."""
+    found = (one.get("status") or {}).get("conditions") or ()
+    return next((entry for entry in found if entry["type"] == kind and entry["status"] == "True"), None)
 
 
 def reference(api_version: str, kind: str, owner: Object) -> Object:
@@ -202,20 +211,14 @@ class Kube:
             except errors.Unavailable as error:
                 if last:
                     raise errors.Unavailable(f"Cannot {action}: {error.message}") from error
-                _pause(attempt, 0.0)
+                pause(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
                 continue
             if response.status < 300:
                 return response
             if response.status not in _TRANSIENT or last:
                 raise _error(action, response)
-            _pause(attempt, response.retry_after_s)
+            pause(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, asked_s=response.retry_after_s)
         raise AssertionError
-
-
-def _pause(attempt: int, asked_s: float) -> None:
-    """Longer each time, and never the same for two processes."""
-    least_s = max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked_s)
-    time.sleep(min(least_s, _LONGEST_PAUSE_S) * random.uniform(0.5, 1))
 
 
 def _error(action: str, response: Response) -> errors.SemiEvolError:
@@ -266,12 +269,7 @@ class ClientTransport:
 
 
 def _reason(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return errors.first_line(getattr(error, "reason", None) or error)
+    return errors.system_reason(error) or errors.first_line(getattr(error, "reason", None) or error)
 
 
 def _seconds(header: str | None) -> float:

@@ -28,13 +28,6 @@ from semievol.ports import JobSpec, JobState, JobStatus, Launcher
 log = logging.getLogger(__name__)
 
 _ENTRYPOINT = "semievol.steps.main:run"
-# Trying again cannot help: the input is bad, the code has a bug, somebody forbids it, a name is taken.
-_FINAL_CODES = {
-    errors.InvalidInput.exit_code,
-    errors.InternalError.exit_code,
-    errors.NotAllowed.exit_code,
-    errors.Conflict.exit_code,
-}
 _WORDLESS = "The job ended without a word."
 _GONE = "The job is gone, and has published nothing: somebody deleted it, or its node."
 _PROGRESS = re.compile(r'(?:shard (\d+): )?(\{"progress".*)')
@@ -277,7 +270,7 @@ class Jobs:
         code = status.exit_code or errors.Corrupt.exit_code  # it ended well, but what it published is damaged or gone
         message = status.message or (_GONE if status.state is JobState.UNKNOWN else _WORDLESS)
         tried = max(self._tried[job.step.label, shard] for shard in missing)
-        retry = code not in _FINAL_CODES and tried < self._world.max_attempts
+        retry = code not in errors.FINAL_EXIT_CODES and tried < self._world.max_attempts
         self._saved.clear()
         self._stumbled()
         failed = {"exit_code": code, "error": message, "will_retry": retry}

@@ -67,56 +67,36 @@ class Addition:
     uri: str
 
 
-class Done:
-    """Steps that an earlier plan found done, so that the next one of the same run need not ask for each of their shards again."""
-
-    def __init__(self) -> None:
-        self._manifests: dict[str, Mapping[int | None, Manifest]] = {}  # key -> all its shards'
-        self._files: dict[tuple[str, str], tuple[InputFile, ...]] = {}  # (key, path) -> files
-        self._iterations: list[_Ended] = []  # those in which everything is done, from the first on
-
-    def clear(self) -> None:
-        """What was found may be damaged."""
-        self._manifests.clear()
-        self._files.clear()
-        self._iterations.clear()
-
-    def found(self, work: Work, manifest_of: ManifestOf) -> Mapping[int | None, Manifest]:
-        """The manifests that are there, by shard."""
-        if (known := self._manifests.get(work.key)) is not None:
-            return known
-        found = {shard: manifest for shard in work.shards if (manifest := manifest_of(work.key, shard)) is not None}
-        if len(found) == len(work.shards):
-            self._manifests[work.key] = found
-        return found
-
-    def ended(self, iteration: int, added: Sequence[str]) -> _Ended | None:
-        """What is known of an iteration in which everything is done, with these rows added for it."""
-        known = self._iterations[iteration - 1] if len(self._iterations) >= iteration else None
-        return known if known and known.added == added else None
-
-    def note(self, iteration: int, ended: _Ended) -> None:
-        """An iteration behind one that is not done, or whose rows became others, is not noted."""
-        del self._iterations[iteration - 1 :]
-        if len(self._iterations) == iteration - 1 and all(step.state is StepState.DONE for step in ended.steps):
-            self._iterations.append(ended)
-
-    def files(self, step: StepPlan, path: str) -> tuple[InputFile, ...]:
-        """`files_of` a done step."""
-        assert step.work is not None
-        if (step.work.key, path) not in self._files:
-            self._files[step.work.key, path] = files_of(step, path)
-        return self._files[step.work.key, path]
-
-
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """An iteration that is done: the rows that were added for it, its steps, what the next one begins with."""
+    """An iteration that is done (0: intake): the rows that were added for it, its steps, what the next one begins with."""
 
     added: Sequence[str]
     steps: Sequence[StepPlan]
     scope: Artifacts
-    failed: bool
+    failed: bool = False
+
+
+class Done:
+    """Iterations in which an earlier plan of the same run found everything done: the next one takes them as they are."""
+
+    def __init__(self) -> None:
+        self._iterations: list[_Ended] = []  # from intake on
+
+    def clear(self) -> None:
+        """What was found may be damaged."""
+        self._iterations.clear()
+
+    def ended(self, iteration: int, added: Sequence[str] = ()) -> _Ended | None:
+        """What is known of an iteration with these rows added for it."""
+        known = self._iterations[iteration] if len(self._iterations) > iteration else None
+        return known if known and list(known.added) == list(added) else None
+
+    def note(self, iteration: int, ended: _Ended) -> None:
+        """One behind an iteration that is not done, or whose rows became others, is not noted."""
+        del self._iterations[iteration:]
+        if len(self._iterations) == iteration and all(step.state is StepState.DONE for step in ended.steps):
+            self._iterations.append(ended)
 
 
 def plan(
@@ -128,13 +108,14 @@ def plan(
     its selection, and only rows that are added later start another one.
     """
     done = Done() if done is None else done
-    intake = _step_plan(0, "intake", _intake_work(spec), manifest_of, done)
-    steps = [intake]
-    if intake.state is not StepState.DONE:
-        return steps
-    intake_files = {name: done.files(intake, path) for name, path in _INTAKE_FILES.items()}
-    scope: Artifacts = {name: files for name, files in intake_files.items() if files or name == "unlabeled"}
-    failed = False
+    if (begun := done.ended(0)) is None:
+        intake = _step_plan(0, "intake", _intake_work(spec), manifest_of)
+        if intake.state is not StepState.DONE:
+            return [intake]
+        read = {name: files_of(intake, path) for name, path in _INTAKE_FILES.items()}
+        begun = _Ended((), [intake], {name: files for name, files in read.items() if files or name == "unlabeled"})
+        done.note(0, begun)
+    steps, scope, failed = list(begun.steps), dict(begun.scope), False
     for iteration in range(1, max([spec.iterations, *(one.iteration for one in additions)]) + 1):
         added = [one.uri for one in additions if one.iteration == iteration]
         if not added and (failed or not scope["unlabeled"]):
@@ -145,15 +126,15 @@ def plan(
             continue
         first = len(steps)
         if added:
-            extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of, done)
+            extend = _step_plan(iteration, "extend", _extend_work(spec, added, scope), manifest_of)
             steps.append(extend)
             if extend.state is not StepState.DONE:
                 break
-            scope |= {name: done.files(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
+            scope |= {name: files_of(extend, _INTAKE_FILES[name]) for name in ("unlabeled", "gold")}
             if not scope["unlabeled"]:
                 break
         before = dict(scope)
-        steps += _iteration(iteration, spec, resolved, scope, manifest_of, done)
+        steps += _iteration(iteration, spec, resolved, scope, manifest_of)
         if scope.get("next_unlabeled") is None or ("gate_passed" in scope and scope["gate_passed"] is None):
             break  # not selected or not measured yet: what comes next is not known
         failed = scope.get("gate_passed") == ()
@@ -198,7 +179,7 @@ def _reading(spec: RunSpec) -> dict[str, Any]:
 
 
 def _iteration(
-    iteration: int, spec: RunSpec, resolved: Resolved, scope: Artifacts, manifest_of: ManifestOf, done: Done
+    iteration: int, spec: RunSpec, resolved: Resolved, scope: Artifacts, manifest_of: ManifestOf
 ) -> Iterator[StepPlan]:
     """The steps of one iteration; puts what they write into `scope`."""
     options = _options(spec, scope)
@@ -213,13 +194,11 @@ def _iteration(
             else:
                 parts = len(scope["unlabeled"] or ()) if step.sharded else None
                 work = Work(step.kind, _params(step, spec, resolved, configuration), inputs, parts)
-                found = _step_plan(iteration, name, work, manifest_of, done)
+                found = _step_plan(iteration, name, work, manifest_of)
             yield found
             for artifact, path in step.writes.items():
                 files = made[artifact]
-                made[artifact] = (
-                    [*files, *done.files(found, path)] if found.state is StepState.DONE and files is not None else None
-                )
+                made[artifact] = [*files, *files_of(found, path)] if found.state is StepState.DONE and files is not None else None
         scope.update({name: tuple(files) if files is not None else None for name, files in made.items()})
 
 
@@ -318,8 +297,9 @@ def _params(step: Step, spec: RunSpec, resolved: Resolved, configuration: Config
     return params[step.kind]
 
 
-def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf, done: Done) -> StepPlan:
-    found = done.found(work, manifest_of)
+def _step_plan(iteration: int, name: str, work: Work, manifest_of: ManifestOf) -> StepPlan:
+    key = work.key
+    found = {shard: manifest for shard in work.shards if (manifest := manifest_of(key, shard)) is not None}
     missing = tuple(shard for shard in work.shards if shard not in found)
     return StepPlan(iteration, name, StepState.READY if missing else StepState.DONE, work, missing, found)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from semievol.common import security
 from semievol.controller.engines import FixedEngines, ServingStays
 from semievol.controller.settings import ControllerSettings
 from semievol.ports import Engines, ModelInfo, ServingEngines
@@ -33,7 +33,7 @@ def answering(settings: ControllerSettings, address: str, base: Callable[[], Mod
 
     cluster, own = KubernetesSettings(), EngineSettings()
     kube = connect(cluster)
-    by_name = bool(os.environ.get("SEMIEVOL_TLS_CA_FILE"))  # certificates are for names
+    by_name = security.settings().tls_ca_file is not None  # certificates are for names
     engines = PodEngines(kube, cluster, own, base_at, by_name=by_name)
     if not own.serving_engine:
         return Answering(engines, ServingStays(), engines.recover)

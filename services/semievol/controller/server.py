@@ -35,8 +35,7 @@ from semievol.controller.settings import ControllerSettings
 from semievol.controller.surroundings import Surroundings, nobody, nothing
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
-from semievol.launchers.inline import InlineLauncher
-from semievol.launchers.subprocess import SubprocessLauncher
+from semievol.launchers import open_launcher
 from semievol.ports import Cancel, Launcher, RunOwner
 
 if TYPE_CHECKING:
@@ -48,12 +47,8 @@ _RESUME_AGAIN_S = 5.0
 
 
 def launcher(settings: ControllerSettings) -> Launcher:
-    """The launcher that the settings name. Raises InvalidInput, NotSupported (no cluster to be talked to)."""
-    if settings.launcher == "kubernetes":
-        from semievol.launchers.kubernetes import KubernetesLauncher
-
-        return KubernetesLauncher.connected("step")
-    return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
+    """The one that the settings name. Raises as `open_launcher`."""
+    return open_launcher(settings.launcher, settings.jobs_directory, "step")
 
 
 def elector() -> Elector | None:

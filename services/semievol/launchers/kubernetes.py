@@ -16,11 +16,12 @@ from collections import OrderedDict
 from typing import TypeVar
 
 from semievol.common import errors
-from semievol.common.kube import CONFIG_MAP, DEPLOYMENT, EVENT, JOB, POD, Kube, KubernetesSettings, Object, connect
+from semievol.common.kube import CONFIG_MAP, EVENT, JOB, POD, Kube, KubernetesSettings, Object, condition, connect
 from semievol.launchers import entrypoint
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
 from semievol.launchers.kubernetes_logs import JobLog
+from semievol.launchers.kubernetes_runs import run_owner
 from semievol.ports import JobSpec, JobState, JobStatus
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class KubernetesLauncher:
         if job.name in self._ends:
             return
         run = job.labels.get("run", "")
-        body = objects.job_object(job, self._template(), self._component, self._run_object(run) if run else None)
+        body = objects.job_object(job, self._template(), self._component, self._owner(run) if run else None)
         try:
             made = self._kube.create(JOB, body)
         except errors.AlreadyExists:
@@ -86,7 +87,7 @@ class KubernetesLauncher:
             return JobStatus(JobState.RUNNING, reason=_AWAY)
         if not states.finished(job):
             return JobStatus(JobState.RUNNING, reason=self._reason(job))
-        status = states.job_status(job, self._pods(job) if states.condition(job, "Failed") else [])
+        status = states.job_status(job, self._pods(job) if condition(job, "Failed") else [])
         _remember(self._ends, name, status, _REMEMBERED_ENDS)
         return status
 
@@ -125,18 +126,8 @@ class KubernetesLauncher:
         """Deletes the run's ConfigMap, and with it what it owns: Jobs, pods, those of run engines included."""
         self._kube.delete(CONFIG_MAP, objects.run_object_name(run))
 
-    def _run_object(self, run: str) -> Object:
-        """The ConfigMap of a run, made where it is missing. Asked for every time: a Job of an owner that is gone would be collected."""
-        name = objects.run_object_name(run)
-        try:
-            return self._kube.get(CONFIG_MAP, name)
-        except errors.NotFound:
-            pass
-        owner = self._kube.get(DEPLOYMENT, self._settings.owner) if self._settings.owner else None
-        try:
-            return self._kube.create(CONFIG_MAP, objects.run_object(run, self._template(), owner))
-        except errors.AlreadyExists:  # the training service was quicker
-            return self._kube.get(CONFIG_MAP, name)
+    def _owner(self, run: str) -> Object:
+        return run_owner(self._kube, self._settings, self._template(), run)
 
     # -------------------------------------------------------------- looking
 

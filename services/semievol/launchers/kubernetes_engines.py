@@ -8,7 +8,6 @@ is never started again in place: one that has ended is deleted, and the next `ac
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
@@ -23,9 +22,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from semievol.common import errors
-from semievol.common.kube import CONFIG_MAP, DEPLOYMENT, POD, Kube, KubernetesSettings, Object, reference
+from semievol.common.kube import COMPONENT as COMPONENT_LABEL
+from semievol.common.kube import INSTANCE, POD, Kube, KubernetesSettings, Object, condition, reference
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
+from semievol.launchers.kubernetes_runs import run_owner
 from semievol.ports import EngineState, ModelInfo
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ SLOT, RUN_ID = "semievol.dev/engine", "semievol.dev/run-id"  # a label and an an
 _PORT = 50053
 _LOOK_S = 1.0  # the API server is asked no more often, however often a run's driver looks
 _OVERDUE_S = 60.0  # a pod that should have ended so long ago is on a node that does not answer: nothing waits for it
-_FINAL_CODES = {64, 70, 73, 77}  # starting it again cannot help (semievol.common.errors)
 _NODES = "/api/v1/nodes"
 
 
@@ -70,7 +70,7 @@ class _Pod:
 
     @property
     def ended(self) -> bool:
-        return self.body.get("status", {}).get("phase") in ("Failed", "Succeeded")
+        return states.over(self.body)
 
     @property
     def ending(self) -> bool:
@@ -78,7 +78,7 @@ class _Pod:
 
     @property
     def ready(self) -> bool:
-        return states.condition(self.body, "Ready") is not None
+        return condition(self.body, "Ready") is not None
 
 
 class PodEngines:
@@ -102,8 +102,8 @@ class PodEngines:
         self._by_name, self._look_s = by_name, look_s
         template = self._template()
         self.settings = hashlib.sha256(json.dumps(_main(template.pod), sort_keys=True).encode()).hexdigest()
-        instance = _labels(template.pod).get(objects.INSTANCE)
-        self._selector = {**objects.OURS, objects.COMPONENT: COMPONENT} | ({objects.INSTANCE: instance} if instance else {})
+        instance = _labels(template.pod).get(INSTANCE)
+        self._selector = {**objects.OURS, COMPONENT_LABEL: COMPONENT} | ({INSTANCE: instance} if instance else {})
         self._seen: list[_Pod] = []
         self._looked = float("-inf")
         self._answered: dict[str, ModelInfo] = {}  # by uid: what it said when it was first ready
@@ -132,7 +132,9 @@ class PodEngines:
             if alive:
                 return self._state(alive[0])
             code, words = self._last_words.get((run, slot), (0, ""))
-            if self._deaths[run, slot] and (code in _FINAL_CODES or self._deaths[run, slot] >= self._own.engine_starts):
+            if self._deaths[run, slot] and (
+                code in errors.FINAL_EXIT_CODES or self._deaths[run, slot] >= self._own.engine_starts
+            ):
                 self._deaths.pop((run, slot))
                 return EngineState(reason=words, failed=True)
             self._start(run, slot)
@@ -204,7 +206,8 @@ class PodEngines:
     def _start(self, run: str, slot: str) -> None:
         """The number in the name makes it another one than any that was there, as far as that is known."""
         template = self._template()
-        owner = run_owner(self._kube, self._settings, template, run)
+        labelled = objects.Template(template.pod, {"labels": _labels(template.pod)})  # this template has no Job to give labels to
+        owner = run_owner(self._kube, self._settings, labelled, run)
         first = len(self._used.get(run, ())) + 1
         for number in range(first, first + 100):
             try:
@@ -253,45 +256,15 @@ class PodEngines:
         return self._own.gpus if self._own.gpus is not None else allocatable(self._kube, resource)
 
 
-def run_owner(kube: Kube, settings: KubernetesSettings, template: objects.Template, run: str) -> Object:
-    """The ConfigMap that owns what is made for a run, made where it is missing."""
-    try:
-        return kube.get(CONFIG_MAP, objects.run_object_name(run))
-    except errors.NotFound:
-        pass
-    owner = kube.get(DEPLOYMENT, settings.owner) if settings.owner else None
-    labelled = objects.Template(template.pod, {"labels": _labels(template.pod)})
-    try:
-        return kube.create(CONFIG_MAP, objects.run_object(run, labelled, owner))
-    except errors.AlreadyExists:  # the launcher was quicker
-        return kube.get(CONFIG_MAP, objects.run_object_name(run))
-
-
 def engine_pod(run: str, slot: str, number: int, template: objects.Template, owner: Object) -> Object:
     """The pod of an engine: the template with a name, labels and an owner."""
-    pod: Object = copy.deepcopy(dict(template.pod))
-    meta = pod.get("metadata") or {}
-    ours = {**objects.OURS, objects.COMPONENT: COMPONENT, objects.RUN: objects.label_value(run), SLOT: objects.label_value(slot)}
+    ours = {**objects.OURS, COMPONENT_LABEL: COMPONENT, objects.RUN: objects.label_value(run), SLOT: objects.label_value(slot)}
     name = objects.object_name(f"{run}-engine-{slot}-{number}")
-    spec = pod["spec"]
-    spec["restartPolicy"] = "Never"
-    spec["automountServiceAccountToken"] = False
-    if spec.get("subdomain"):
-        spec["hostname"] = name
-    for container in spec["containers"]:
-        if container["name"] == objects.CONTAINER:
-            container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "labels": {**(meta.get("labels") or {}), **ours},
-            "annotations": {**(meta.get("annotations") or {}), RUN_ID: run},
-            "ownerReferences": [reference("v1", "ConfigMap", owner)],
-        },
-        "spec": spec,
-    }
+    pod = objects.filled(template, ours, {RUN_ID: run})
+    if pod["spec"].get("subdomain"):
+        pod["spec"]["hostname"] = name
+    meta = {**pod["metadata"], "name": name, "ownerReferences": [reference("v1", "ConfigMap", owner)]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod["spec"]}
 
 
 def accelerators(pod: Mapping[str, Object]) -> dict[str, int]:
@@ -311,13 +284,13 @@ def allocatable(kube: Kube, resource: str) -> int | None:
     except errors.SemiEvolError as error:
         log.info("Nobody says how many %s there are: %s", resource, error.message)
         return None
-    working = [node for node in nodes if not node["spec"].get("unschedulable") and states.condition(node, "Ready")]
+    working = [node for node in nodes if not node["spec"].get("unschedulable") and condition(node, "Ready")]
     return sum(int((node["status"].get("allocatable") or {}).get(resource, 0)) for node in working)
 
 
 def _main(pod: Mapping[str, Object]) -> Object:
     """What decides what an engine answers: its image, arguments and environment."""
-    container = next(one for one in pod["spec"]["containers"] if one["name"] == objects.CONTAINER)
+    container = objects.main_container(pod)
     return {name: container.get(name) for name in ("image", "command", "args", "env")}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from semievol.common import errors
 from semievol.common.kube import Kube, Object
 from semievol.launchers.kubernetes_objects import CONTAINER, INDEX
+from semievol.launchers.kubernetes_states import over
 
 MAX_LINES = 10_000  # per job; the oldest go first
 _PAUSE_S = 2.0  # between two looks at a log that goes on
@@ -56,14 +57,14 @@ class JobLog:
             self.complete = ended
 
     def _take(self, kube: Kube, pod: Object, reading: _Reading) -> None:
-        over = pod["status"].get("phase") in ("Succeeded", "Failed")
+        ended = over(pod)
         try:
             text = kube.log(pod["metadata"]["name"], CONTAINER, since=f"{reading.second}Z" if reading.second else "")
         except (errors.NotFound, errors.InvalidInput):  # not begun, or gone meanwhile
             return
         lines = text.split("\n")
         rest = lines.pop()  # empty, or the beginning of a line that goes on
-        if over and rest:
+        if ended and rest:
             lines.append(rest)
         index = (pod["metadata"].get("annotations") or {}).get(INDEX)
         prefix = f"shard {self.shards[int(index)]}: " if index is not None and self.shards else ""
@@ -74,7 +75,7 @@ class JobLog:
             reading.of_that_second += 1
             self.lines.append(prefix + words)
             self.written += 1
-        reading.complete = over
+        reading.complete = ended
 
 
 def _place(pod: Object) -> tuple[int, str]:

@@ -21,21 +21,16 @@ from typing import Any
 import yaml
 
 from semievol.common import errors
-from semievol.common.kube import Object, reference
+from semievol.common.kube import COMPONENT, INSTANCE, NAME, Object, reference
 from semievol.launchers import entrypoint
 from semievol.ports import JobSpec
 
 CONTAINER = "main"
 RUN, JOB, SPEC_HASH, JOB_NAME = "semievol.dev/run", "semievol.dev/job", "semievol.dev/spec-hash", "semievol.dev/job-name"
-COMPONENT, INSTANCE = "app.kubernetes.io/component", "app.kubernetes.io/instance"
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_OF_POD = "batch.kubernetes.io/job-name"
-_NAME = "app.kubernetes.io/name"
-OURS = {_NAME: "semievol", "app.kubernetes.io/managed-by": "semievol-controller"}
+OURS = {NAME: "semievol", "app.kubernetes.io/managed-by": "semievol-controller"}
 
-_FINAL_CODES = sorted(
-    {cls.exit_code for cls in (errors.InvalidInput, errors.InternalError, errors.AlreadyExists, errors.NotAllowed)}
-)
 _MOST_NAME = 52  # a pod of an Indexed Job is named <job>-<index>, which must be a DNS label: 63 characters
 _MOST_LABEL = 63
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -55,7 +50,7 @@ class Template:
 
     def identity(self, kind: str) -> dict[str, str]:
         """By which labels its Jobs and pods are known: the chart's own where it gives them, since Services and policies go by them."""
-        given = {name: value for name, value in self.labels.items() if name in (_NAME, INSTANCE, COMPONENT)}
+        given = {name: value for name, value in self.labels.items() if name in (NAME, INSTANCE, COMPONENT)}
         return {**OURS, COMPONENT: kind, **given}
 
     @property
@@ -156,23 +151,34 @@ def _failure_rules() -> list[Object]:
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": _FINAL_CODES},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(errors.FINAL_EXIT_CODES)},
         },
     ]
 
 
-def _pod(job: JobSpec, template: Template, ours: Mapping[str, str]) -> Object:
+def filled(template: Template, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Object:
+    """The template's pod with more labels and annotations: it is tried once, says how it ended, and may ask the API for nothing."""
     pod: Object = copy.deepcopy(dict(template.pod))
     meta = pod.setdefault("metadata", {})
-    meta["labels"] = {**(meta.get("labels") or {}), **ours}
-    meta["annotations"] = {**(meta.get("annotations") or {}), JOB_NAME: job.name}
-    spec = pod["spec"]
-    spec["restartPolicy"] = "Never"
-    spec["automountServiceAccountToken"] = False
-    container = next(one for one in spec["containers"] if one["name"] == CONTAINER)
+    meta["labels"] = {**(meta.get("labels") or {}), **labels}
+    meta["annotations"] = {**(meta.get("annotations") or {}), **annotations}
+    pod["spec"]["restartPolicy"] = "Never"
+    pod["spec"]["automountServiceAccountToken"] = False
+    main_container(pod)["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    return pod
+
+
+def main_container(pod: Mapping[str, Any]) -> Object:
+    """The one that does the work."""
+    found: Object = next(one for one in pod["spec"]["containers"] if one["name"] == CONTAINER)
+    return found
+
+
+def _pod(job: JobSpec, template: Template, ours: Mapping[str, str]) -> Object:
+    pod = filled(template, ours, {JOB_NAME: job.name})
+    container = main_container(pod)
     container["args"] = [_literal(argument) for argument in arguments(job)]
     container["env"] = [*(container.get("env") or []), {"name": "SEMIEVOL_JOB", "value": _literal(job.name)}]
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
     return pod
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semievol.common import errors
-from semievol.common.kube import Object
+from semievol.common.kube import Object, condition
 from semievol.launchers import entrypoint
 from semievol.launchers.kubernetes_objects import CONTAINER
 from semievol.ports import JobState, JobStatus
 
 _STARTING = {"", "ContainerCreating", "PodInitializing"}  # every pod waits for these, and not for long
-_FIRST = (errors.InvalidInput.exit_code, errors.InternalError.exit_code, errors.Conflict.exit_code, errors.NotAllowed.exit_code)
-_FINISHED = ("Succeeded", "Failed")
 SUSPENDED = "The job is suspended until its queue admits it."
 
 
-def condition(one: Object, kind: str) -> Object | None:
-    """The condition of this type, if it holds."""
-    found = (one.get("status") or {}).get("conditions") or ()
-    return next((entry for entry in found if entry["type"] == kind and entry["status"] == "True"), None)
+def over(pod: Object) -> bool:
+    """Whether it runs no more."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def finished(job: Object) -> bool:
@@ -48,7 +45,8 @@ def job_status(job: Object, pods: Sequence[Object]) -> JobStatus:
         return JobStatus(
             JobState.FAILED, entrypoint.KILLED, f"The job's pod is gone without a word ({said or 'no reason given'})."
         )
-    code, message = min(ends, key=lambda end: _FIRST.index(end[0]) if end[0] in _FIRST else len(_FIRST))
+    first = errors.FINAL_EXIT_CODES
+    code, message = min(ends, key=lambda end: first.index(end[0]) if end[0] in first else len(first))
     return JobStatus(JobState.FAILED, code, message)
 
 
@@ -88,7 +86,7 @@ def _waiting(job: Object, pods: Sequence[Object]) -> str:
 def waiting_reason(pod: Object) -> str:
     """Why a pod does not begin, in the words of whoever holds it up (the scheduler, the kubelet); empty: it does, or will in a moment."""
     status = pod.get("status") or {}
-    if status.get("phase") in _FINISHED:
+    if over(pod):
         return ""
     for entry in status.get("conditions") or ():
         if entry["type"] == "PodScheduled" and entry["status"] == "False":

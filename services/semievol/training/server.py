@@ -8,8 +8,7 @@ from semievol.common.artifacts import Artifacts
 from semievol.common.grpc_server import Service, Workers
 from semievol.common.serving import serve
 from semievol.common.stores import open_store
-from semievol.launchers.inline import InlineLauncher
-from semievol.launchers.subprocess import SubprocessLauncher
+from semievol.launchers import open_launcher
 from semievol.ports import Launcher, Trainer
 from semievol.training.backends import openai
 from semievol.training.backends.fake import FakeTrainer
@@ -53,21 +52,12 @@ def around(trainer: Trainer, settings: TrainingSettings) -> Service:
     )
 
 
-def launcher_of(settings: TrainingSettings) -> Launcher:
-    """The launcher that the settings name. Raises InvalidInput, NotSupported (no cluster to be talked to)."""
-    if settings.launcher == "kubernetes":
-        from semievol.launchers.kubernetes import KubernetesLauncher
-
-        return KubernetesLauncher.connected("training")
-    return InlineLauncher() if settings.launcher == "inline" else SubprocessLauncher(settings.jobs_directory)
-
-
 def main() -> None:
     settings = TrainingSettings()
     launchers: list[Launcher] = []
 
     def build() -> Service:
-        launchers.append(launcher_of(settings))
+        launchers.append(open_launcher(settings.launcher, settings.jobs_directory, "training"))
         return service(settings, launchers[0], Artifacts(open_store(settings.store)))
 
     try:

@@ -23,11 +23,11 @@ from semievol.generation.server import service as generation_service
 from semievol.generation.settings import GenerationSettings
 
 from tests.certificates import Authority
-from tests.faults.bench import wait_until
 from tests.running import running
 from tests.servers.kubernetes_api import Cluster, cluster
 from tests.unit.cli.conftest import Served
 from tests.unit.cli.test_controller_client import spec
+from tests.waiting import wait_until
 
 Invoke = Callable[..., Result]
 TLS = {"name": "tls", "mountPath": "/etc/semievol/tls"}

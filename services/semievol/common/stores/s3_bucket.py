@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from minio.datatypes import Object, Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
 
-from semievol.common import errors
+from semievol.common import endpoints, errors
 from semievol.common.endpoints import secret
 
 T = TypeVar("T")
@@ -282,8 +281,8 @@ class Bucket:
 
 
 def pause(attempt: int) -> None:
-    """Before attempt + 1: longer each time, and never the same for two processes."""
-    time.sleep(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+    """Before attempt + 1."""
+    endpoints.pause(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
 
 def status_of(error: Exception) -> int:
@@ -309,9 +308,4 @@ def _is_distrust(error: Exception) -> bool:
 
 def _reason(error: HTTPError) -> str:
     """`NewConnectionError: ... Connection refused` in few words."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return errors.first_line(error).partition(": ")[2] or type(error).__name__
+    return errors.system_reason(error) or errors.first_line(error).partition(": ")[2] or type(error).__name__
