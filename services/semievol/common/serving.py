@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from semievol.common import errors, security
 from semievol.common.grpc_server import Server, Service
@@ -25,6 +25,19 @@ def serve(build: Callable[[], Service], address: str) -> None:
     except errors.SemiEvolError as error:
         log.error("%s: %s", type(error).__name__, error.message)
         sys.exit(error.exit_code)
+
+
+async def wait_for(what: str, check: Callable[[], Awaitable[None]], every_s: float) -> None:
+    """Checks until no Unavailable is raised: what loads a model takes minutes, and who gave up meanwhile would only be started again."""
+    waits = False
+    while True:
+        try:
+            return await check()
+        except errors.Unavailable as error:
+            if not waits:
+                log.warning("Waiting for %s: %s", what, error.message)
+            waits = True
+        await asyncio.sleep(every_s)
 
 
 async def _serve(build: Callable[[], Service], address: str) -> None:

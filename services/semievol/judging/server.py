@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from semievol.common.grpc_server import Service, Workers
-from semievol.common.serving import serve
+from semievol.common.serving import serve, wait_for
 from semievol.judging.core import JudgingCore, prove
 from semievol.judging.servicer import JudgingServicer
 from semievol.judging.settings import JudgingSettings
@@ -38,7 +39,12 @@ def main() -> None:
     from semievol.client.generation import GenerationClient  # only the room on its own needs another room's client
 
     settings = JudgingSettings()
-    serve(lambda: service(settings, GenerationClient(settings.generation_address)), settings.address)
+
+    def patient() -> Service:
+        found = service(settings, GenerationClient(settings.generation_address))
+        return replace(found, probe=lambda: wait_for("the generation service", found.probe, settings.check_every_s))
+
+    serve(patient, settings.address)
 
 
 if __name__ == "__main__":

@@ -27,3 +27,6 @@ class JudgingSettings(BaseSettings):
 
     max_waiting_count: int = Field(default=64, ge=0)
     """Calls that may wait for a thread; one more is told to come back (RESOURCE_EXHAUSTED)."""
+
+    check_every_s: float = Field(default=2.0, gt=0)
+    """How often a service that starts looks whether its generation service is there."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from semievol.client.engine import EngineClient
-from semievol.common import errors
 from semievol.common.grpc_server import Service
-from semievol.common.serving import serve
+from semievol.common.serving import serve, wait_for
 from semievol.common.stores import open_store
 from semievol.generation.router.catalog import CatalogReader, CatalogView
 from semievol.generation.router.core import Router
@@ -17,8 +15,6 @@ from semievol.generation.router.settings import RouterSettings
 from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
 from semievol.ports import ObjectStore
-
-log = logging.getLogger(__name__)
 
 
 def service(settings: RouterSettings, store: ObjectStore | None = None) -> Service:
@@ -35,18 +31,6 @@ def service(settings: RouterSettings, store: ObjectStore | None = None) -> Servi
     )
     servicer = RouterServicer(router, settings.deadline_s)
 
-    async def probe() -> None:
-        """Waits for the first engine: engines take minutes to load, and a router that gave up would only be started again."""
-        waits = False
-        while True:
-            try:
-                return await router.check()
-            except errors.Unavailable as error:
-                if not waits:
-                    log.warning("Waiting for an engine: %s", error.message)
-                waits = True
-            await asyncio.sleep(settings.check_every_s)
-
     async def close() -> None:
         await router.close()
         await asyncio.gather(*(link.close() for link in links))
@@ -55,7 +39,7 @@ def service(settings: RouterSettings, store: ObjectStore | None = None) -> Servi
         name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
         public=True,
         register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
-        probe=probe,
+        probe=lambda: wait_for("an engine", router.check, settings.check_every_s),
         close=close,
         check=router.check,
         check_every_s=settings.check_every_s,
