@@ -17,10 +17,10 @@ DEMO_HOME := .semievol/demo
 CHART_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/semievol/bin
 KUBERNETES_VERSIONS ?= 1.30.14 1.34.4 1.37.2
 
-.PHONY: help setup setup-vllm demo test test-cluster lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
+.PHONY: help setup setup-vllm demo test test-cluster cluster-ready e2e e2e-vllm lint proto docs bench images test-images format lock clean cluster-up cluster-down chart chart-docs
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the locked dependencies (CPU builds where there is no NVIDIA GPU)
 	@echo "setup: ready; try make demo, or .venv/bin/semievol --help"
@@ -45,9 +45,23 @@ test: $(READY_VLLM) ## run the tests, those with the real models, vLLM and serve
 	deploy/devcluster/build.sh minio helm
 	$(BIN)/pytest -m "not cluster"
 
-test-cluster: $(READY) images cluster-up ## run the tests that need a real Kubernetes (needs root; the cluster stays up)
-	deploy/devcluster/load.sh localhost/semievol-core:dev localhost/semievol-training:dev
-	$(BIN)/pytest -m cluster
+test-cluster: cluster-ready ## run the tests that need a real Kubernetes, but for the whole story (needs root; the cluster stays up)
+	$(BIN)/pytest -m "cluster and not story"
+
+e2e: cluster-ready ## the whole story on a real Kubernetes: install, evolve, disturb, ask, promote, upgrade, uninstall (needs root; the cluster stays up)
+	$(BIN)/pytest -m "cluster and story" -s
+
+e2e-vllm: export STORY_ENGINE = vllm
+e2e-vllm: CLUSTER_IMAGES += engine
+e2e-vllm: e2e ## the same with vLLM in the engine pods
+
+CLUSTER_IMAGES = core embedding training
+cluster-ready: $(READY)
+	deploy/docker/build.sh $(CLUSTER_IMAGES)
+	deploy/devcluster/servers.sh
+	deploy/devcluster/build.sh helm
+	deploy/devcluster/up.sh
+	deploy/devcluster/load.sh $(CLUSTER_IMAGES:%=localhost/semievol-%:dev) localhost/minio:dev localhost/milvus:dev
 
 lint: $(READY) ## check style, types, import boundaries, protos and that generated files are current
 	@failed=0; \

@@ -1,6 +1,7 @@
 """The whole story on a real cluster: install, evolve, disturb, query, promote, cancel, upgrade, uninstall, and nothing is left.
 
     make e2e            images, a development cluster, this file
+    make e2e-vllm       likewise, with an engine pod of vLLM for each phase of a run
 
 The tests build on one another, in this order. The release is the chart with values-cpu-trial.yaml, a real MinIO and a real Milvus; the data is a
 part of the demo's, so that two cores evolve it in some minutes.
@@ -8,13 +9,14 @@ part of the demo's, so that two cores evolve it in some minutes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +24,48 @@ import openai
 import pytest
 import yaml
 
+from tests.servers.devcluster import kubeconfig_of_the_one_that_is_up
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
-STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-KUBECONFIG = STATE / "semievol" / os.environ.get("DEVCLUSTER", "devcluster") / "kubeconfig"
 NAMESPACE, RELEASE = "semievol", "semievol"
 CHART = ROOT / "helm" / "semievol"
 VALUES = [CHART / "values-cpu-trial.yaml", ROOT / "deploy" / "devcluster" / "servers.yaml"]
-SETTINGS = ["image.tag=dev", "tls.mode=self-signed"]
+VLLM = os.environ.get("STORY_ENGINE") == "vllm"
+SETTINGS = [
+    "image.tag=dev",
+    "tls.mode=self-signed",
+    *(
+        ["engine.backend=vllm", "engine.runs=pods", "engine.vllm.kv_cache_gib=1", "engine.vllm.max_model_len=1024"]
+        if VLLM
+        else []
+    ),
+]
 QUESTION = "The streetlight outside my house has been out for a week."
 READY_S, RUN_S = 600, 2400
 KINDS = (
     "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims,leases,poddisruptionbudgets"
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.models, pytest.mark.timeout(RUN_S + 600)]
+MANIFESTS = """
+import hashlib, json, os
+from semievol.common.stores import open_store
+store = open_store(os.environ["SEMIEVOL_CONTROLLER_STORE"])
+paths = [one.path for one in store.list("steps/") if one.path.endswith("/MANIFEST.json")]
+print(json.dumps({path: hashlib.sha256(store.open(path).read()).hexdigest() for path in paths}))
+"""
+
+pytestmark = [pytest.mark.cluster, pytest.mark.story, pytest.mark.models, pytest.mark.timeout(RUN_S + 600)]
+
+
+@functools.cache
+def kubeconfig() -> str:
+    return str(kubeconfig_of_the_one_that_is_up())
 
 
 def run(command: list[str], *, timeout_s: float = 120, fails: bool = False) -> str:
-    environment = os.environ | {"KUBECONFIG": str(KUBECONFIG)}
+    environment = os.environ | {"KUBECONFIG": kubeconfig()}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert fails or ended.returncode == 0, f"{command} ended with {ended.returncode}: {ended.stderr}{ended.stdout}"
     return ended.stdout
@@ -63,12 +88,7 @@ def found(*arguments: str) -> list[dict[str, Any]]:
     return listed
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 300) -> Any:
-    end = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited in vain until {what}"
-        time.sleep(1)
-    return value
+until = functools.partial(wait_until, poll_s=1.0)
 
 
 def objects() -> set[str]:
@@ -77,23 +97,29 @@ def objects() -> set[str]:
     return {*names, *run([str(CACHE / "kubectl"), "get", "persistentvolumes", "--output=name"]).split()}
 
 
+def jobs_of(run: str) -> list[str]:
+    return [job["metadata"]["name"] for job in found("jobs") if job["metadata"]["name"].startswith(f"{run}-")]
+
+
 def status(name: str) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(semievol("status", name, "--json"))
     return told
 
 
 def end_of(name: str) -> dict[str, Any]:
-    return until(lambda: (told := status(name))["state"] in ("succeeded", "failed", "cancelled") and told, f"{name} ended", RUN_S)
+    return until(
+        lambda: (told := status(name))["state"] in ("succeeded", "failed", "cancelled") and told,
+        RUN_S,
+        f"{name} did not end",
+    )
 
 
 @pytest.fixture(scope="module")
 def before() -> Iterator[set[str]]:
-    if not KUBECONFIG.exists():
-        pytest.fail(f"No development cluster is up: there is no {KUBECONFIG}. Run make e2e.")
     run([str(CACHE / "kubectl"), "create", "namespace", NAMESPACE], fails=True)
     labels = "pod-security.kubernetes.io/enforce=restricted"
     run([str(CACHE / "kubectl"), "label", "--overwrite", "namespace", NAMESPACE, labels])
-    until(lambda: "serviceaccount/default" in objects(), "the namespace has its service account")
+    until(lambda: "serviceaccount/default" in objects(), 300, "waited in vain until the namespace has its service account")
     yield objects()
     run([str(CACHE / "helm"), "--namespace", NAMESPACE, "uninstall", RELEASE, "--wait"], fails=True, timeout_s=300)
     run([str(CACHE / "kubectl"), "delete", "namespace", NAMESPACE], timeout_s=300)
@@ -101,22 +127,25 @@ def before() -> Iterator[set[str]]:
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the demo: 32 labeled, 40 unlabeled and 40 test rows, two answers each."""
+    """A part of the demo: 32 labeled, 24 unlabeled and 24 test rows, two answers each, and one epoch."""
     directory = tmp_path_factory.mktemp("run")
     demo = ROOT / "examples" / "townhall"
     spec = yaml.safe_load((demo / "run.yaml").read_text())
-    for role, rows in {"labeled": 32, "unlabeled": 40, "test": 40}.items():
+    for role, rows in {"labeled": 32, "unlabeled": 24, "test": 24}.items():
         lines = (demo / f"{role}.csv").read_text().splitlines(keepends=True)
         (directory / f"{role}.csv").write_text("".join(lines[: rows + 1]))
-    spec |= {"collaborators": [{"model": "warm", "references": 0}, {"model": "warm", "references": 1}], "shard_rows": 20}
+    spec |= {"collaborators": [{"model": "warm", "references": 0}, {"model": "warm", "references": 1}], "shard_rows": 12}
+    spec["train"] |= {"epochs": 1}
     (directory / "run.yaml").write_text(yaml.safe_dump(spec))
     return directory / "run.yaml"
 
 
 def manifests() -> dict[str, str]:
-    """Step and shard -> sha256 of what is published, as the controller tells it."""
-    told = status("townhall")
-    return {f"{step['iteration']}/{step['name']}": step["key"] for step in told["steps"]}
+    """Path of each manifest in the release's object store -> sha256 of its bytes, which hold those of the artifact's files."""
+    told: dict[str, str] = json.loads(
+        kubectl("exec", f"deployment/{RELEASE}-controller", "--container=main", "--", "python", "-c", MANIFESTS)
+    )
+    return told
 
 
 def test_install(before: set[str]) -> None:
@@ -150,7 +179,7 @@ def test_the_model_answers_the_openai_client(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text(
         kubectl("get", "secret", f"{RELEASE}-tls", '--output=go-template={{index .data "ca.crt" | base64decode}}')
     )
-    command = [str(CACHE / "kubectl"), "--kubeconfig", str(KUBECONFIG), "--namespace", NAMESPACE]
+    command = [str(CACHE / "kubectl"), "--kubeconfig", kubeconfig(), "--namespace", NAMESPACE]
     with subprocess.Popen(
         [*command, "port-forward", f"service/{RELEASE}-door", ":8000"], stdout=subprocess.PIPE, text=True
     ) as forward:
@@ -171,7 +200,7 @@ def test_the_model_answers_the_openai_client(tmp_path: Path) -> None:
 def test_a_disturbed_run_publishes_the_same_and_is_watched_to_its_end(run_file: Path) -> None:
     """Done again from its first step, with a Job deleted, a step's pod killed and the controller killed."""
     calm = manifests()
-    semievol("retry", "townhall", "--from", "1/index")
+    semievol("retry", "townhall", "--from", "0/intake")
     lines: list[str] = []
     watching = threading.Thread(target=lambda: lines.extend(semievol("watch", "townhall", timeout_s=RUN_S).splitlines()))
     watching.start()
@@ -180,9 +209,9 @@ def test_a_disturbed_run_publishes_the_same_and_is_watched_to_its_end(run_file: 
         jobs = found("pods", "-l", f"semievol.dev/role=job,app.kubernetes.io/component={component}")
         return [pod for pod in jobs if pod["status"]["phase"] == "Running"]
 
-    pod = until(lambda: working("training"), "it trains")[0]
+    pod = until(lambda: working("training"), 300, "waited in vain until it trains")[0]
     kubectl("delete", "job", pod["metadata"]["labels"]["job-name"], "--wait=false")
-    pod = until(lambda: working("step"), "a step works")[0]
+    pod = until(lambda: working("step"), 300, "waited in vain until a step works")[0]
     kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     kubectl("delete", "pod", "-l", "app.kubernetes.io/component=controller", "--grace-period=0", "--force")
     ended = end_of("townhall")
@@ -208,14 +237,15 @@ def test_a_cancelled_run_leaves_nothing_running(run_file: Path) -> None:
     second = run_file.with_name("second.yaml")
     second.write_text(yaml.safe_dump(spec))
     semievol("submit", "-f", str(second))
-    until(lambda: found("jobs"), "its first Job is there")
+    until(lambda: jobs_of("second"), 300, "waited in vain until its first Job is there")
     semievol("cancel", "second", "--yes")
     assert not [pod for pod in found("pods", "-l", "semievol.dev/role=job") if pod["status"]["phase"] in ("Pending", "Running")]
 
 
 def test_an_upgrade_during_a_run_ends_it_not(run_file: Path) -> None:
+    ended = len(jobs_of("second"))
     semievol("retry", "second")
-    until(lambda: found("jobs"), "a Job is there")
+    until(lambda: len(jobs_of("second")) > ended, 300, "waited in vain until a Job is there")
     upgrade = ["upgrade", RELEASE, str(CHART), "--reuse-values", "--set", "controller.podAnnotations.again=yes"]
     helm(*upgrade, "--set", "jobs.step.ttlSecondsAfterFinished=300", "--wait", "--timeout", "300s", timeout_s=330)
     assert end_of("second")["state"] == "succeeded"
@@ -224,8 +254,8 @@ def test_an_upgrade_during_a_run_ends_it_not(run_file: Path) -> None:
 def test_an_uninstalled_release_leaves_only_the_volumes(before: set[str]) -> None:
     helm("uninstall", RELEASE, "--wait", "--timeout", "180s", timeout_s=200)
     kept = lambda: {name for name in objects() - before if not name.startswith(("persistentvolume/", "persistentvolumeclaim/"))}  # noqa: E731
-    until(lambda: not kept(), f"nothing is left but {kept()}", 120)
+    until(lambda: not kept(), 120, "the release has left something")
     claims = [name for name in objects() if name.startswith("persistentvolumeclaim/")]
     assert claims  # users' models are kept until they are purged
     kubectl("delete", *claims)
-    until(lambda: objects() <= before, "volumes are gone", 120)
+    until(lambda: objects() <= before, 120, "the volumes are still there")
