@@ -177,6 +177,15 @@ def test_what_holds_a_job_up_is_in_the_status_of_its_step(tmp_path: Path) -> Non
         assert not any(one.waiting_reason for one in suite.client.get_run(run).steps)
 
 
+def test_a_step_that_has_to_wait_for_its_turn_is_not_shown_as_running(tmp_path: Path) -> None:
+    jobs = FakeLauncher(of("judge"), group_size=100, lasting=True)
+    with cluster(tmp_path, jobs, parallelism=1) as suite:
+        run = suite.client.submit(suite.spec()).id
+        wait_for(lambda: bool(named(jobs, "judge")))
+        assert [step(suite.core, run, label).state for label in ("1/judge", "1/evaluate-warm")] == ["running", "waiting"]
+        suite.client.cancel_run(run)
+
+
 def test_a_cluster_that_is_away_for_a_while_delays_a_run_and_no_more(tmp_path: Path) -> None:
     jobs = FakeLauncher(group_size=100, lasting=True)
     jobs.refuse_next = 3

@@ -53,6 +53,11 @@ class RunDriver:
         return self._jobs.progress
 
     @property
+    def begun(self) -> set[str]:
+        """Labels of the steps that were launched, or taken over, since the run was last started."""
+        return self._jobs.launched
+
+    @property
     def waiting(self) -> dict[str, str]:
         """Step label -> what holds its jobs up."""
         return {**self._engines.waiting, **self._jobs.waiting}

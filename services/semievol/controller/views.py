@@ -63,7 +63,8 @@ def step_view(step: StepPlan, run: str, reused: set[str], failed: set[str], driv
     elif step.label in failed and run == "failed":
         state = "failed"
     else:
-        state = "running" if step.state is StepState.READY and run == "running" else "waiting"
+        begun = driver is None or step.label in driver.begun  # what is ready may wait for its turn
+        state = "running" if step.state is StepState.READY and run == "running" and begun else "waiting"
     reason = driver.waiting.get(step.label, "") if driver and step.state is not StepState.DONE else ""
     return StepView(step, state, step.label in reused, progress, reason)
 
