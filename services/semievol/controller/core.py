@@ -33,6 +33,7 @@ from semievol.ports import NEVER, Cancel, JobState
 
 log = logging.getLogger(__name__)
 
+HANDOVER_S = 5.0  # what a call is told to wait while no replica acts: a Lease that was given back is taken within ten
 _WATCH_POLL_S = 0.5  # another controller may be at work on the same store: look by ourselves, too
 
 
@@ -166,7 +167,10 @@ class Controller:
 
     def _must_lead(self) -> None:
         if leader := self._world.leader():
-            raise errors.Unavailable(f"Another replica of the controller acts: {leader}. Ask that one, or again in a moment.")
+            raise errors.NotActing(
+                f"This replica of the controller does not act at the moment (who does: {leader}); try again in a few seconds.",
+                retry_after_s=HANDOVER_S,
+            )
 
     def _end_left_jobs(self, record: RunRecord) -> None:
         """Those of a run that nobody drives."""
