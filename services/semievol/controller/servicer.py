@@ -75,8 +75,9 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
             yield pb.WatchRunResponse(event=wire.event_to_wire(event, self._model))
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
-        async for job, lines in self._watchers.stream(self._core.logs, request.run, request.step, follow=request.follow):
-            yield pb.StreamLogsResponse(job=job, lines=lines)
+        asked = {"follow": request.follow, "positions": dict(request.positions)}
+        async for job, part in self._watchers.stream(self._core.logs, request.run, request.step, **asked):
+            yield pb.StreamLogsResponse(job=job, lines=part.lines, position=part.position)
 
     @by_the_acting
     async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
