@@ -42,7 +42,17 @@ ROOMS: dict[str, tuple[type[BaseSettings], set[str]]] = {
     "training": (TrainingSettings, {"address", "store", "cache", "checkpoints", "jobs_directory", "launcher"}),
     "controller": (
         ControllerSettings,
-        {"address", "store", "launcher", "models_directory", "jobs_directory", "engines", "placement"}
+        {
+            "address",
+            "store",
+            "launcher",
+            "models_directory",
+            "jobs_directory",
+            "engines",
+            "placement",
+            "replica_address",
+            "server_name",
+        }
         | {f"{room}_address" for room in ("embedding", "retrieval", "generation", "judging", "training")},
     ),
     "engine": (GenerationSettings, {"address", "backend", "model", "store", "cache", "adapter_mode", "placement"}),

@@ -496,6 +496,14 @@ class JobStatus:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Lines of a log, and the position behind them."""
+
+    lines: list[str]
+    position: str
+
+
 class Launcher(Protocol):
     """Runs jobs: in a thread, in a child process, as a Kubernetes Job.
 
@@ -518,6 +526,11 @@ class Launcher(Protocol):
     def logs(self, name: str, start: int = 0) -> list[str]:
         """Log lines from line `start` on; lines that are JSON objects with a `progress` key report progress. Empty for an unknown job.
         Those of a group begin with `shard 3: `."""
+        ...
+
+    def log_part(self, name: str, position: str = "") -> LogPart:
+        """The lines of `logs` behind a position, which is empty for the beginning, or one that a launcher of this kind gave, in another process
+        perhaps. Raises InvalidInput (field=positions)."""
         ...
 
     def cancel(self, name: str) -> None:

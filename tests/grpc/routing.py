@@ -22,7 +22,9 @@ from semievol.common.registry import Model, Registry
 from semievol.common.v1 import chat_pb2
 from semievol.generation.backends.fake import FakeEngine
 from semievol.generation.core import Engine
+from semievol.generation.router import names
 from semievol.generation.router import server as router_server
+from semievol.generation.router.names import Resolve
 from semievol.generation.router.settings import RouterSettings
 from semievol.generation.server import service as generation_service
 from semievol.generation.settings import GenerationSettings
@@ -63,8 +65,9 @@ def fake_engine(store: ObjectStore, cache: Path, script: Any = weights_script, *
 
 
 @contextmanager
-def engine_at_work(engine: Engine) -> Iterator[str]:
-    with running(generation_service(GenerationSettings(), engine)) as address:
+def engine_at_work(engine: Engine, **options: Any) -> Iterator[str]:
+    """`options`: as `Server` has them."""
+    with running(generation_service(GenerationSettings(), engine), **options) as address:
         yield address
 
 
@@ -98,9 +101,14 @@ def prompt(text: str) -> pb.Prompt:
 
 
 @contextmanager
-def router(store: ObjectStore, engines: Sequence[str], **settings: Any) -> Iterator[RouterUnderTest]:
+def router(
+    store: ObjectStore, engines: Sequence[str], resolve: Resolve = names.resolve, **settings: Any
+) -> Iterator[RouterUnderTest]:
     chosen = QUICK.model_copy(update={"engines": tuple(engines), **settings})
-    with running(router_server.service(chosen, store)) as address, grpc.insecure_channel(address) as channel:
+    with (
+        running(router_server.service(chosen, store, resolve)) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
         yield RouterUnderTest(address, channel)
 
 

@@ -44,6 +44,7 @@ ALL_ERRORS = [
     errors.Cancelled("Stopped."),
     errors.Corrupt("Damaged.", details={"sha256": "00"}),
     errors.StorageError("Disk full."),
+    errors.NotActing("Another one acts.", retry_after_s=0.05),
     errors.NotTrusted("A certificate of somebody else."),
     errors.NotAllowed("No.", field="alias"),
     errors.NotAuthenticated("Who are you?"),

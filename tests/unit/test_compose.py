@@ -34,7 +34,8 @@ def _ours() -> dict[str, dict[str, Any]]:
 def _known_variables() -> set[str]:
     """Every settings field's variable, and what the code reads by name."""
     names: set[str] = set()
-    for path in (ROOT / "services" / "semievol").rglob("settings.py"):
+    package = ROOT / "services" / "semievol"
+    for path in (*package.rglob("settings.py"), package / "common" / "security.py"):
         module = importlib.import_module(".".join(path.relative_to(ROOT / "services").with_suffix("").parts))
         for one in vars(module).values():
             if isinstance(one, type) and issubclass(one, BaseSettings) and one is not BaseSettings:
@@ -97,6 +98,20 @@ def test_a_container_may_do_no_more_than_it_must(name: str) -> None:
     else:
         assert service["user"] == "65532:65532"
         assert "cap_add" not in service
+
+
+def test_every_door_with_a_port_asks_for_a_secret_and_the_door_has_the_routers() -> None:
+    asks = {
+        name: {key for key in service["environment"] if key in ("SEMIEVOL_AUTH_TOKENS", "SEMIEVOL_DOOR_API_KEYS")}
+        for name, service in _ours().items()
+        if "ports" in service
+    }
+    assert asks == {
+        "controller": {"SEMIEVOL_AUTH_TOKENS"},
+        "router": {"SEMIEVOL_AUTH_TOKENS"},
+        "door": {"SEMIEVOL_DOOR_API_KEYS"},
+    }
+    assert _services()["door"]["environment"]["SEMIEVOL_TOKEN"] == _services()["router"]["environment"]["SEMIEVOL_AUTH_TOKENS"]
 
 
 def test_every_name_that_the_user_may_set_is_in_the_example_and_no_secret_has_a_default() -> None:

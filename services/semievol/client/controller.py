@@ -24,6 +24,7 @@ _STREAM_DEADLINE_S = 3600.0  # a watch that is older than this is opened anew
 _RECONNECT_S = 60.0  # how long a watch outlives a controller that does not answer
 _UPLOAD_DEADLINE_S = 3600.0
 _GARBAGE_DEADLINE_S = 3600.0
+_GONE = (errors.Unavailable, errors.DeadlineExceeded)  # it is started anew, or a stream was open for too long
 
 _INSPECT_DEADLINE_S = 600.0
 _SUBMIT_DEADLINE_S = 900.0  # on a cluster an engine may have to be started first, to ask it what it serves
@@ -92,31 +93,36 @@ class ControllerClient:
 
         A controller that goes away is waited for, and the stream goes on with the next event: nothing is lost or doubled.
         """
-        number, lost_at = max(1, start_number), None
+        number, lost = max(1, start_number), _Lost(self._reconnect_s)
         while True:
             request = pb.WatchRunRequest(run=run, start_number=number)
             try:
                 for response in self._caller.stream(self._stub.WatchRun, request, deadline_s=_STREAM_DEADLINE_S):
                     event: pb.RunEvent = response.event
-                    lost_at = None
+                    lost.found()
                     number = max(number, event.number + 1)
                     yield event
                 return  # the server ends a watch when the run has ended; terminal events of earlier attempts are in between
-            except errors.NotTrusted:
-                raise
-            except (errors.Unavailable, errors.DeadlineExceeded):
-                now = time.monotonic()
-                lost_at = lost_at if lost_at is not None else now
-                if now - lost_at >= self._reconnect_s:
-                    raise
-                time.sleep(min(0.5, self._reconnect_s / 10))
+            except _GONE as error:
+                lost.wait_or_raise(error)
 
     def logs(self, run: str, step: str = "", *, follow: bool = False) -> Iterator[tuple[str, str]]:
-        """(job, line) of one step, or of all. Raises NotFound."""
-        request = pb.StreamLogsRequest(run=run, step=step, follow=follow)
-        for response in self._caller.stream(self._stub.StreamLogs, request, deadline_s=_STREAM_DEADLINE_S):
-            for line in response.lines:
-                yield response.job, line
+        """(job, line) of one step, or of all. Raises NotFound.
+
+        Where `follow` is set, a controller that goes away is waited for, and each log goes on behind its last line."""
+        positions: dict[str, str] = {}
+        lost = _Lost(self._reconnect_s if follow else 0.0)
+        while True:
+            request = pb.StreamLogsRequest(run=run, step=step, follow=follow, positions=positions)
+            try:
+                for response in self._caller.stream(self._stub.StreamLogs, request, deadline_s=_STREAM_DEADLINE_S):
+                    lost.found()
+                    positions[response.job] = response.position
+                    for line in response.lines:
+                        yield response.job, line
+                return
+            except _GONE as error:
+                lost.wait_or_raise(error)
 
     def add_data(self, run: str, uri: str) -> pb.AddDataResponse:
         """Gives a run the unlabeled rows of an upload. Raises NotFound, InvalidInput (with the rows)."""
@@ -194,6 +200,24 @@ class ControllerClient:
         request = pb.DiagnoseRequest(train=train)
         response: pb.DiagnoseResponse = self._caller.unary(self._stub.Diagnose, request, deadline_s=_PLAN_DEADLINE_S)
         return response
+
+
+class _Lost:
+    """How long a controller that is followed has been away; after `patience_s` that is an error."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._since: float | None = None
+
+    def found(self) -> None:
+        self._since = None
+
+    def wait_or_raise(self, error: errors.SemiEvolError) -> None:
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since >= self._patience_s or isinstance(error, errors.NotTrusted):
+            raise error
+        time.sleep(min(0.5, self._patience_s / 10))
 
 
 def _pieces(path: Path) -> Iterator[pb.UploadDataRequest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from semievol.common import errors
+from semievol.common import errors, security
 from semievol.common.grpc_client import AsyncCaller
 from semievol.common.grpc_errors import rich_status
 from semievol.generation import wire
@@ -34,10 +35,13 @@ class _EngineCaller(AsyncCaller):
 class EngineClient:
     """Calls one engine. All methods belong to one event loop, on which its connection is made by the first call. Retries nothing.
 
+    `host`: the name that its certificate is checked for where the address is one of several behind that name; empty: the address's own.
+
     Every method raises Unavailable (nobody answers), Busy, DeadlineExceeded, Cancelled (the engine is shutting down) and what is said there."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, host: str = "") -> None:
         self.address = address
+        self._host = host
 
     async def look(self, timeout_s: float) -> list[ModelInfo]:
         """What it serves, the base first. Raises Unavailable where it says of itself that it does not work (R12)."""
@@ -74,7 +78,8 @@ class EngineClient:
 
     @cached_property
     def _caller(self) -> _EngineCaller:
-        return _EngineCaller("generation", self.address)
+        found = security.access()
+        return _EngineCaller("generation", self.address, access=replace(found, server_name=found.server_name or self._host))
 
     @cached_property
     def _generation(self) -> Any:

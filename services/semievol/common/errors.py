@@ -7,6 +7,7 @@
     ├── Conflict                  FAILED_PRECONDITION       73   the request does not fit the present state
     ├── Busy                      RESOURCE_EXHAUSTED        75   a limit is reached; try again later
     ├── Unavailable               UNAVAILABLE               69   a backend is down or not ready
+    │   ├── NotActing             UNAVAILABLE               69   this replica leaves acting to another one, and has begun nothing
     │   └── NotTrusted            UNAVAILABLE               77   one side does not trust the other's certificate
     ├── DeadlineExceeded          DEADLINE_EXCEEDED         75   no answer in time
     ├── Cancelled                 CANCELLED                 130  somebody asked for the work to stop
@@ -132,6 +133,10 @@ class Unavailable(SemiEvolError):
     ) -> None:
         super().__init__(message, field=field, details=details)
         self.retry_after_s = retry_after_s
+
+
+class NotActing(Unavailable):
+    """A replica was asked for what only the one that acts may do. Nothing was begun, so that any call may be repeated."""
 
 
 class NotTrusted(Unavailable):

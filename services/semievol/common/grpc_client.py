@@ -17,6 +17,8 @@ from semievol.common.security import Access
 from semievol.common.security import access as access_of_environment
 from semievol.ports import NEVER, Cancel
 
+Metadata = tuple[tuple[str, str], ...]
+
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -85,17 +87,18 @@ class Caller(_Calling):
         cancel: Cancel = NEVER,
         idempotent: bool = True,
     ) -> Any:
-        """One unary call; an idempotent one is retried on UNAVAILABLE (but for certificates) and RESOURCE_EXHAUSTED, a few times, with jitter."""
-        attempts = _ATTEMPTS if idempotent else 1
-        for attempt in range(attempts):
+        """One unary call; an idempotent one is retried on UNAVAILABLE (but for certificates) and RESOURCE_EXHAUSTED, a few times, with jitter,
+        when the server said. One that is not is retried where nothing was begun (NotActing)."""
+        for attempt in range(1, _ATTEMPTS + 1):
             if cancel.is_set():
                 raise errors.Cancelled("The call was cancelled.")
             try:
                 return self._once(method, request, deadline_s or self._deadline_s, cancel)
             except (errors.Unavailable, errors.Busy) as error:
-                if attempt == attempts - 1 or isinstance(error, errors.NotTrusted):
+                again = idempotent or isinstance(error, errors.NotActing)
+                if attempt == _ATTEMPTS or not again or isinstance(error, errors.NotTrusted):
                     raise
-                wait = error.retry_after_s if isinstance(error, errors.Busy) else _BACKOFF_S * 2**attempt
+                wait = error.retry_after_s or _BACKOFF_S * 2 ** (attempt - 1)
                 time.sleep(wait * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
 
@@ -143,17 +146,22 @@ class AsyncCaller(_Calling):
         super().__init__(service, address, deadline_s, access)
         self.channel = open_async_channel(address, self._access)
 
-    async def unary(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> Any:
+    async def unary(
+        self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None, metadata: Metadata | None = None
+    ) -> Any:
+        """`metadata`: instead of the token that `access` has."""
         try:
             timeout_s = self._deadline_s if deadline_s is None else deadline_s
-            return await method(request, timeout=timeout_s, metadata=self._access.metadata)
+            return await method(request, timeout=timeout_s, metadata=self._access.metadata if metadata is None else metadata)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
 
-    async def stream(self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None) -> AsyncGenerator[Any]:
-        """A server-streaming call. Closing the iterator cancels it."""
+    async def stream(
+        self, method: Callable[..., Any], request: Any, *, deadline_s: float | None = None, metadata: Metadata | None = None
+    ) -> AsyncGenerator[Any]:
+        """A server-streaming call. Closing the iterator cancels it. `metadata`: as in `unary`."""
         timeout_s = self._deadline_s if deadline_s is None else deadline_s
-        call = method(request, timeout=timeout_s, metadata=self._access.metadata)
+        call = method(request, timeout=timeout_s, metadata=self._access.metadata if metadata is None else metadata)
         try:
             async for response in call:
                 yield response

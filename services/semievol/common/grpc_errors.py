@@ -108,8 +108,8 @@ def _from_status(status: status_pb2.Status, code: str) -> errors.SemiEvolError:
     )
     if cls is errors.Busy:
         return errors.Busy(status.message, retry_after_s=retry_after_s or 1.0, field=field)
-    if cls is errors.Unavailable:
-        return errors.Unavailable(status.message, field=field, details=details, retry_after_s=retry_after_s)
+    if issubclass(cls, errors.Unavailable):
+        return cls(status.message, field=field, details=details, retry_after_s=retry_after_s)
     if cls is errors.InvalidInput:
         return errors.InvalidInput(status.message, field=field, details=details, rows=tuple(rows))
     return cls(status.message, field=field, details=details)

@@ -110,7 +110,7 @@ class FakeApiServer:
             return _refusal(400, "BadRequest", f'container "main" in pod "{pod}" is waiting to start')
         since = request.query.get("sinceTime", "").removesuffix("Z")
         lines = [line for line in self.logs[pod].splitlines(keepends=True) if line[: len(since)] >= since]
-        return Response(200, "".join(lines).encode())
+        return Response(200, "".join(lines).encode()[: int(request.query.get("limitBytes", 1 << 30))])
 
     def _keep(self, path: str, body: Object) -> Object:
         self._version += 1

@@ -253,6 +253,15 @@ def check_whole(found: SecuritySettings | None = None) -> None:
         )
 
 
+def is_address(host: str) -> bool:
+    """Whether this is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether nobody beyond this machine reaches what listens there."""
     name = host.strip("[]")

@@ -6,9 +6,10 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from semievol.common import errors, uploads
 from semievol.common.artifacts import Look
@@ -29,10 +30,11 @@ from semievol.controller.resolve import Resolver
 from semievol.controller.runs import Event, RunRecord, run_state, step_label
 from semievol.controller.surroundings import Surroundings
 from semievol.controller.views import RunView, engines_used, last_session, progress_event, step_view
-from semievol.ports import NEVER, Cancel, JobState
+from semievol.ports import NEVER, Cancel, JobState, LogPart
 
 log = logging.getLogger(__name__)
 
+HANDOVER_S = 5.0  # what a call is told to wait while no replica acts: a Lease that was given back is taken within ten
 _WATCH_POLL_S = 0.5  # another controller may be at work on the same store: look by ourselves, too
 
 
@@ -166,7 +168,10 @@ class Controller:
 
     def _must_lead(self) -> None:
         if leader := self._world.leader():
-            raise errors.Unavailable(f"Another replica of the controller acts: {leader}. Ask that one, or again in a moment.")
+            raise errors.NotActing(
+                f"This replica of the controller does not act at the moment (who does: {leader}); try again in a few seconds.",
+                retry_after_s=HANDOVER_S,
+            )
 
     def _end_left_jobs(self, record: RunRecord) -> None:
         """Those of a run that nobody drives."""
@@ -221,17 +226,27 @@ class Controller:
             seen = version
             driver.wait_for_change(version, _WATCH_POLL_S)
 
-    def logs(self, name: str, step: str = "", *, follow: bool = False, cancel: Cancel = NEVER) -> Iterator[tuple[str, list[str]]]:
-        """(job, new lines) of the run's jobs, or of one step's (`1/infer/warm-2`). Raises NotFound."""
+    def logs(
+        self,
+        name: str,
+        step: str = "",
+        *,
+        follow: bool = False,
+        positions: Mapping[str, str] = MappingProxyType({}),
+        cancel: Cancel = NEVER,
+    ) -> Iterator[tuple[str, LogPart]]:
+        """(job, new lines) of the run's jobs, or of one step's (`1/infer/warm-2`). `positions`: of jobs, where to go on. Raises NotFound,
+        InvalidInput (a position that is none)."""
         record = self._world.runs.find(name)
-        read: dict[str, int] = {}  # job -> lines that were sent
+        read = dict(positions)  # job -> behind the lines that were sent
         ended: set[str] = set()  # jobs whose logs were read to the end
         known = {view.step.label for view in self.get(record.id).steps}
         if step and step not in known:
             raise errors.NotFound(f"The run {record.id} has no step {step!r}; it has {', '.join(sorted(known))}.", field="step")
         while True:
             events = self._world.runs.events(record.id)
-            running = self._driver(record.id) is not None or (bool(self._world.leader()) and run_state(events) == "running")
+            # by its record: whoever drives it may be another replica, or be on its way
+            running = self._driver(record.id) is not None or (run_state(events) == "running" and not self._unrecorded(record.id))
             for event in events:
                 if event["type"] != "step_started" or (step and step != step_label(event)):
                     continue
@@ -239,11 +254,11 @@ class Controller:
                 if job in ended:
                     continue
                 over = self._world.launcher.state(job).state in (JobState.SUCCEEDED, JobState.FAILED)
-                lines = self._world.launcher.logs(job, read.get(job, 0))
+                part = self._world.launcher.log_part(job, read.get(job, ""))
                 ended |= {job} if over else set()
-                if lines:
-                    read[job] = read.get(job, 0) + len(lines)
-                    yield job, lines
+                read[job] = part.position
+                if part.lines:
+                    yield job, part
             if not follow or not running or cancel.is_set():
                 return
             time.sleep(_WATCH_POLL_S)

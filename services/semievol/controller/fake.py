@@ -180,6 +180,9 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
 
         self.version = semievol.__version__
         self.findings = [pb.Finding(name="store", status=pb.FINDING_STATUS_OK, message="works", seconds=0.1)]
+        self.drop_logs_before: list[
+            tuple[str, int]
+        ] = []  # (job, line) before which a stream breaks off with UNAVAILABLE, one after the other
         self.hold_watch = False  # True: watches stay silent
         self.watching = 0
         self._drop_watch_after = drop_watch_after
@@ -234,8 +237,13 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         if request.step and request.step not in logs:
             raise errors.NotFound(f"The run has no step {request.step!r}.", field="step")
         for step, (job, lines) in logs.items():
-            if request.step in ("", step):
-                yield pb.StreamLogsResponse(job=job, lines=lines)
+            if request.step not in ("", step):
+                continue
+            for number in range(int(request.positions.get(job, 0)), len(lines)):
+                if self.drop_logs_before and self.drop_logs_before[0] == (job, number):
+                    self.drop_logs_before.pop(0)
+                    raise errors.Unavailable("The controller is going away.")
+                yield pb.StreamLogsResponse(job=job, lines=[lines[number]], position=str(number + 1))
 
     async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
         run = self._find(request.run).run

@@ -18,12 +18,14 @@ from semievol.common.kube import LEASE, Clock, Kube, Object, reference, uptime
 log = logging.getLogger(__name__)
 
 _RENEWALS = 3  # in the time that a holder may be silent
-_NOBODY = "none has been chosen yet"
+ADDRESS = "semievol.dev/address"  # annotation of the Lease: where its holder is called
+_NOBODY = ("none has been chosen yet", "")
 _QUICKER = (errors.Conflict, errors.AlreadyExists)  # somebody else was
 
 
 class Elector:
     """Holds the Lease, or waits for it, on a thread of its own. `changed` is called on that thread when this replica begins or ceases to act.
+    `address`: where others call this replica, HOST:PORT, which it writes beside its name; empty: they cannot.
 
     One request a renewal, two where somebody else's hold ends. `owner`: the Deployment that a Lease made here goes with. `duration_s`: how long a
     holder that has gone silent counts; measured from when its last change was *seen*, by the watcher's own clock, since those of machines differ.
@@ -35,12 +37,14 @@ class Elector:
         name: str,
         identity: str,
         *,
+        address: str = "",
         owner: Callable[[], Object | None] = lambda: None,
         duration_s: float = 30.0,
         changed: Callable[[], None] = lambda: None,
         clock: Clock = uptime,
     ) -> None:
         self._kube, self._name, self._identity = kube, name, identity
+        self._address = address
         self._owner = owner
         self._duration_s = duration_s
         self._changed = changed
@@ -54,7 +58,11 @@ class Elector:
 
     def leader(self) -> str:
         """Which other replica acts; empty: this one does, by a hold that is not over."""
-        return "" if self._clock() < self._held_until else self._other
+        return self.acting()[0]
+
+    def acting(self) -> tuple[str, str]:
+        """(which other replica acts, its address if that is known); both are empty where this one does."""
+        return ("", "") if self._clock() < self._held_until else self._other
 
     def start(self, changed: Callable[[], None] | None = None) -> None:
         """Tries once at once. Raises what the API says no with: a missing role should be known at the start."""
@@ -107,7 +115,7 @@ class Elector:
                 log.warning("The lease %s: %s", self._name, error.message)
             if leading != (not self.leader()):
                 leading = not self.leader()
-                log.info("%s %s", self._identity, "acts from now on" if leading else f"no longer acts; {self._other}")
+                log.info("%s %s", self._identity, "acts from now on" if leading else f"no longer acts; {self._other[0]}")
                 self._changed()
 
     def _free(self, there: Object) -> bool:
@@ -115,7 +123,7 @@ class Elector:
         holder, version = there["spec"].get("holderIdentity") or "", there["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, self._clock())
-        self._other = holder or _NOBODY
+        self._other = (holder, _annotations(there).get(ADDRESS, "")) if holder else _NOBODY
         silent_s = self._clock() - self._seen[1]
         return holder in ("", self._identity) or silent_s > float(there["spec"].get("leaseDurationSeconds") or self._duration_s)
 
@@ -136,6 +144,9 @@ class Elector:
             "leaseTransitions": changes,
         }
         meta = {name: value for name, value in there["metadata"].items() if name != "managedFields"} if there else self._new()
+        others = {name: value for name, value in _annotations(there).items() if name != ADDRESS}
+        where = {ADDRESS: self._address} if holder and self._address else {}
+        meta["annotations"] = others | where
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
 
     def _new(self) -> Object:
@@ -146,3 +157,7 @@ class Elector:
     def _write(self, body: Object) -> None:
         new = "resourceVersion" not in body["metadata"]
         self._mine = self._kube.create(LEASE, body) if new else self._kube.replace(LEASE, body)
+
+
+def _annotations(there: Object | None) -> dict[str, str]:
+    return dict((there or {}).get("metadata", {}).get("annotations") or {})

@@ -28,6 +28,7 @@ from semievol.controller.forecast import Forecaster
 from semievol.controller.known import BaseOfRuns, KnownBases
 from semievol.controller.pods import Answering, answering
 from semievol.controller.preview import Intake, Outputs
+from semievol.controller.replicas import Replicas
 from semievol.controller.resolve import Resolver
 from semievol.controller.runs import RunRecord, RunStore
 from semievol.controller.servicer import ControllerServicer
@@ -51,7 +52,7 @@ def launcher(settings: ControllerSettings) -> Launcher:
     return open_launcher(settings.launcher, settings.jobs_directory, "step")
 
 
-def elector() -> Elector | None:
+def elector(replica_address: str = "") -> Elector | None:
     """Whoever decides between the replicas of the controller, on a cluster and if SEMIEVOL_KUBERNETES_LEASE names a Lease."""
     from semievol.common.kube import DEPLOYMENT, KubernetesSettings, connect
     from semievol.controller.lease import Elector
@@ -64,7 +65,8 @@ def elector() -> Elector | None:
     def owner() -> dict[str, Any] | None:
         return kube.get(DEPLOYMENT, settings.owner) if settings.owner else None
 
-    return Elector(kube, settings.lease, socket.gethostname(), owner=owner, duration_s=settings.lease_s)
+    name = socket.gethostname()
+    return Elector(kube, settings.lease, name, address=replica_address, owner=owner, duration_s=settings.lease_s)
 
 
 def controller(
@@ -138,11 +140,13 @@ def _intake(artifacts: Artifacts, services: Services) -> Intake:
 
 
 def service(settings: ControllerSettings, core: Controller, election: Elector | None = None) -> Service:
-    """The gRPC service around a controller. A replica that waits for its turn is as healthy as the one that acts: it answers what can be read."""
+    """The gRPC service around a controller. A replica that waits for its turn is as healthy as the one that acts: it answers what can be read,
+    and passes the rest on."""
     workers = Workers("controller", threads=4)
     # each waits most of its time; an export's messages are a quarter of a MiB each
     watchers = Workers("controller-watch", threads=64, ahead=16, stall_s=60.0)
-    servicer = ControllerServicer(core, workers, watchers)
+    others = Replicas(election.acting, settings.server_name) if election else Replicas()
+    servicer = ControllerServicer(core, workers, watchers, others)
 
     async def probe() -> None:
         if settings.probe_store:
@@ -190,7 +194,7 @@ def main() -> None:
     addresses = {name: getattr(settings, f"{name}_address") for name in names}
 
     def build() -> Service:
-        election = elector() if settings.launcher == "kubernetes" else None
+        election = elector(settings.replica_address) if settings.launcher == "kubernetes" else None
         return service(settings, controller(settings, launcher(settings), addresses, election), election)
 
     serve(build, settings.address)

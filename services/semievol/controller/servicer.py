@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import semievol
 from semievol.common import errors
 from semievol.common.grpc_server import Context, Workers
 from semievol.controller import inspection_wire, wire
 from semievol.controller.core import Controller
+from semievol.controller.replicas import Replicas, by_the_acting
 from semievol.controller.v1 import controller_service_pb2 as pb
 from semievol.controller.v1 import controller_service_pb2_grpc as pb_grpc
 
 _MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
+_TOLD_S = 5.0  # for an answer of the replica that acts, where there is one here, too
 
 
 class ControllerServicer(pb_grpc.ControllerServiceServicer):
-    """`workers` serve the calls that answer at once, `watchers` those that wait for a run."""
+    """`workers` serve the calls that answer at once, `watchers` those that wait for a run. `others`: who acts, where this replica does not."""
 
-    def __init__(self, controller: Controller, workers: Workers, watchers: Workers) -> None:
+    def __init__(self, controller: Controller, workers: Workers, watchers: Workers, others: Replicas) -> None:
+        self.others = others
         self._core = controller
         self._workers = workers
         self._watchers = watchers
@@ -38,12 +43,17 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         planned = await self._watchers.run_cancellable(self._core.plan_run, wire.spec_from_wire(request.spec))
         return inspection_wire.forecast_to_wire(planned)
 
+    @by_the_acting
     async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
         return pb.SubmitRunResponse(
             run=wire.run_to_wire(await self._workers.run(self._core.submit, wire.spec_from_wire(request.spec)))
         )
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        if replica := self.others.for_call(context):  # which alone knows what holds a run's jobs up
+            with contextlib.suppress(errors.Unavailable, errors.DeadlineExceeded):  # the record is here, too
+                told: pb.GetRunResponse = await replica.unary("GetRun", request, deadline_s=_TOLD_S)
+                return told
         return pb.GetRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.get, request.run)))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
@@ -53,13 +63,23 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         return pb.ListRunsResponse(runs=map(wire.run_to_wire, runs[start : start + size]), next_page_token=more)
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.WatchRunResponse]:
-        async for event in self._watchers.stream(self._core.watch, request.run, request.start_number):
+        number = request.start_number
+        if replica := self.others.for_call(context):  # which alone knows how far jobs are
+            with contextlib.suppress(errors.Unavailable):  # events are recorded, and go on here
+                async with aclosing(replica.stream("WatchRun", request)) as responses:
+                    async for response in responses:
+                        number = max(number, response.event.number + 1)
+                        yield response
+                return
+        async for event in self._watchers.stream(self._core.watch, request.run, number):
             yield pb.WatchRunResponse(event=wire.event_to_wire(event, self._model))
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
-        async for job, lines in self._watchers.stream(self._core.logs, request.run, request.step, follow=request.follow):
-            yield pb.StreamLogsResponse(job=job, lines=lines)
+        asked = {"follow": request.follow, "positions": dict(request.positions)}
+        async for job, part in self._watchers.stream(self._core.logs, request.run, request.step, **asked):
+            yield pb.StreamLogsResponse(job=job, lines=part.lines, position=part.position)
 
+    @by_the_acting
     async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
         view, iteration = await self._workers.run(self._core.add_data, request.run, request.uri)
         return pb.AddDataResponse(run=wire.run_to_wire(view), iteration=iteration)
@@ -72,17 +92,21 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         async for run, page in self._watchers.stream(self._core.export, request.run, request.iteration):
             yield pb.ExportPseudoLabelsResponse(run=run, rows=map(wire.exported_row_to_wire, page))
 
+    @by_the_acting
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         return pb.CancelRunResponse(run=wire.run_to_wire(await self._workers.run(self._core.cancel, request.run)))
 
+    @by_the_acting
     async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
         view = await self._workers.run(self._core.retry, request.run, request.from_step)
         return pb.RetryRunResponse(run=wire.run_to_wire(view))
 
+    @by_the_acting
     async def DeleteRun(self, request: pb.DeleteRunRequest, context: Context) -> pb.DeleteRunResponse:
         run_id, models = await self._workers.run(self._core.delete, request.run)
         return pb.DeleteRunResponse(run=run_id, models=models)
 
+    @by_the_acting
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
         found = await self._workers.run(self._core.collect_garbage, dry_run=request.dry_run)
         return pb.CollectGarbageResponse(

@@ -17,6 +17,12 @@ class ControllerSettings(BaseSettings):
     address: str = "127.0.0.1:50056"
     """Where `python -m semievol.controller.server` listens: on loopback, the sixth of the suite's customary ports."""
 
+    replica_address: str = ""
+    """Where other replicas call this one, HOST:PORT: those that wait for their turn pass on to it what it alone may do. Empty: they refuse that."""
+
+    server_name: str = ""
+    """The name that replicas check each other's certificates for, since they call one another by address; empty: the address itself."""
+
     store: str = ""
     """URI of the artifact store: s3://BUCKET[/PREFIX] or file:///DIRECTORY; on one machine the directory `artifacts` of the home."""
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from semievol.common import errors
-from semievol.launchers import entrypoint
+from semievol.launchers import counted_logs, entrypoint
 from semievol.launchers.inline import InlineLauncher
-from semievol.ports import JobSpec, JobState, JobStatus
+from semievol.ports import JobSpec, JobState, JobStatus, LogPart
 
 Script = Callable[[JobSpec], JobStatus | None]
 
@@ -70,6 +70,9 @@ class FakeLauncher:
             lines = [f"shard {shard}: {line}" for shard, one in self._groups[name] for line in self._inline.logs(one)]
             return lines[start:]
         return self._inline.logs(name, start)
+
+    def log_part(self, name: str, position: str = "") -> LogPart:
+        return counted_logs.part(lambda start: self.logs(name, start), position)
 
     def cancel(self, name: str) -> None:
         self.cancelled.append(name)

@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from semievol.launchers import entrypoint
-from semievol.ports import JobSpec, JobState, JobStatus
+from semievol.launchers import counted_logs, entrypoint
+from semievol.ports import JobSpec, JobState, JobStatus, LogPart
 
 MAX_LOG_LINES = 10_000  # per job; the oldest go first
 
@@ -46,6 +46,9 @@ class InlineLauncher:
     def logs(self, name: str, start: int = 0) -> list[str]:
         job = self._jobs.get(name)
         return job.log.read(start) if job else []
+
+    def log_part(self, name: str, position: str = "") -> LogPart:
+        return counted_logs.part(lambda start: self.logs(name, start), position)
 
     def cancel(self, name: str) -> None:
         job = self._jobs.get(name)

@@ -20,9 +20,9 @@ from semievol.common.kube import CONFIG_MAP, EVENT, JOB, POD, Kube, KubernetesSe
 from semievol.launchers import entrypoint
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
-from semievol.launchers.kubernetes_logs import JobLog
+from semievol.launchers.kubernetes_logs import JobLog, read_position
 from semievol.launchers.kubernetes_runs import run_owner
-from semievol.ports import JobSpec, JobState, JobStatus
+from semievol.ports import JobSpec, JobState, JobStatus, LogPart
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,16 @@ class KubernetesLauncher:
         return status
 
     def logs(self, name: str, start: int = 0) -> list[str]:
+        known = self._log(name)
+        return known.read(start) if known else []
+
+    def log_part(self, name: str, position: str = "") -> LogPart:
+        seen = read_position(position)
+        known = self._log(name)
+        return known.part(seen) if known else LogPart([], position)
+
+    def _log(self, name: str) -> JobLog | None:
+        """As far as there is one by now."""
         job = self._look().get(objects.object_name(name))
         known = self._logs.get(name)
         if job is not None:
@@ -100,7 +110,7 @@ class KubernetesLauncher:
                 known.update(self._kube, lambda: self._pods(job), states.finished(job))
             except (errors.Unavailable, errors.NotAllowed) as error:
                 log.warning("The log of %s cannot be read: %s", name, error.message)
-        return known.read(start) if known else []
+        return known
 
     def cancel(self, name: str) -> None:
         """Raises DeadlineExceeded where a pod does not go (its node may be gone)."""

@@ -72,6 +72,21 @@ def test_logs_come_with_their_job(serve: Callable[..., Served]) -> None:
         assert list(client.logs("demo", "1/warm")) == [("job-warm-1", "training"), ("job-warm-1", "trained")]
 
 
+def test_logs_that_are_followed_go_on_behind_the_last_line_of_each_job(serve: Callable[..., Served]) -> None:
+    scripted = succeeded(spec())
+    scripted.logs = {f"1/{job}": (job, [f"{job} {number}" for number in range(3)]) for job in ("warm", "infer")}
+    whole = [(job, line) for job, lines in scripted.logs.values() for line in lines]
+    served = serve([scripted])
+    breaks = [(job, number) for job in ("warm", "infer") for number in range(3)]
+    served.servicer.drop_logs_before = [*breaks]
+    with ControllerClient(served.address) as client:
+        assert list(client.logs("demo", follow=True)) == whole
+        assert served.servicer.drop_logs_before == []
+        served.servicer.drop_logs_before = breaks[:1]
+        with pytest.raises(errors.Unavailable, match="going away"):  # who does not follow is not kept waiting
+            list(client.logs("demo"))
+
+
 def test_a_run_is_cancelled_and_retried(serve: Callable[..., Served]) -> None:
     served = serve([failed(spec())])
     with ControllerClient(served.address) as client:

@@ -165,3 +165,28 @@ def test_two_that_start_at_once_both_start(server: FakeApiServer, clock: Clock) 
     late.start()
     assert late.leader()
     late.stop()
+
+
+def test_the_address_of_the_one_that_acts_stands_in_the_lease_and_goes_with_it(server: FakeApiServer, clock: Clock) -> None:
+    one = Elector(server.kube(), "semievol", "one", address="10.0.0.1:50056", clock=clock)
+    two = Elector(server.kube(), "semievol", "two", address="10.0.0.2:50056", clock=clock)
+    for elector in (one, two):
+        assert elector.acting() == ("none has been chosen yet", "")
+    one.look()
+    two.look()
+    assert (one.acting(), two.acting()) == (("", ""), ("one", "10.0.0.1:50056"))
+    one.stop()
+    assert "annotations" not in (held := server.kube().get(LEASE, "semievol"))["metadata"] or not held["metadata"]["annotations"]
+    two.look()
+    one.look()
+    assert (one.acting(), two.acting()) == (("two", "10.0.0.2:50056"), ("", ""))
+
+
+def test_annotations_of_others_stay_in_the_lease(server: FakeApiServer, clock: Clock) -> None:
+    one = Elector(server.kube(), "semievol", "one", address="10.0.0.1:50056", clock=clock)
+    one.look()
+    server.put(LEASE, {"metadata": {"name": "semievol", "annotations": {"theirs": "stays"}}})
+    one._mine = None
+    one.look()
+    annotations = server.kube().get(LEASE, "semievol")["metadata"]["annotations"]
+    assert annotations == {"theirs": "stays", "semievol.dev/address": "10.0.0.1:50056"}

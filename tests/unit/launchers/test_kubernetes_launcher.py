@@ -11,7 +11,7 @@ from semievol.common.kube import CONFIG_MAP, DEPLOYMENT, EVENT, JOB, Object, Res
 from semievol.common.kube_fake import FakeApiServer
 from semievol.launchers.kubernetes import KubernetesLauncher
 from semievol.launchers.kubernetes_states import waiting_reason
-from semievol.ports import JobSpec, JobState, JobStatus
+from semievol.ports import JobSpec, JobState, JobStatus, LogPart
 
 from tests.cluster import UNSCHEDULABLE, at_work, ended, held, launcher, pod, terminated
 
@@ -266,6 +266,62 @@ def test_lines_are_numbered_as_they_come_though_the_api_counts_by_time(
     asked = len(server.requests)
     assert jobs.logs(NAME)[-1] == "without an end"
     assert not [request for request in server.requests[asked:] if request.path.endswith("/log")]
+
+
+def test_another_process_goes_on_behind_a_position_of_this_one(
+    server: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions are for pods and times: the next process reads the pods' lines in another order, and some of them are new."""
+    monkeypatch.setattr("semievol.launchers.kubernetes_logs._PAUSE_S", 0.0)
+    first = launcher(server, tmp_path)
+    first.submit(GROUP)
+    at_work(server, NAME)
+    second = "2026-11-23T12:00:0"
+    a, b = (pod(server, NAME, f"{NAME}-{index}-a", index=index) for index in (0, 1))
+    server.logs = {b: f"{second}0.1Z b1\n"}
+    assert first.log_part(NAME).lines == ["shard 6: b1"]
+    server.logs |= {a: f"{second}0.2Z a1\n{second}0.2Z a2\n"}
+    part = first.log_part(NAME)
+    assert part.lines == ["shard 6: b1", "shard 4: a1", "shard 4: a2"]
+    server.logs[a] += f"{second}0.2Z a3\n{second}1.0Z a4\n"
+    server.logs[b] += f"{second}1.5Z b2\n"
+    other = launcher(server, tmp_path)
+    following = other.log_part(NAME, part.position)
+    assert following.lines == ["shard 4: a3", "shard 4: a4", "shard 6: b2"]
+    assert other.log_part(NAME, following.position).lines == []
+    assert first.log_part(NAME, part.position) == following
+    assert len(other.log_part(NAME).lines) == 6
+
+
+def test_a_position_that_is_ahead_of_what_was_read_here_stays(server: FakeApiServer, jobs: KubernetesLauncher) -> None:
+    """The pod's log cannot be read at the moment: nothing comes twice when it can."""
+    jobs.submit(SPEC)
+    at_work(server, NAME)
+    name = pod(server, NAME)
+    position = f'{{"{name}":["2026-11-23T12:00:01",2]}}'
+    assert jobs.log_part(NAME, position) == LogPart([], position)
+    assert jobs.log_part("another", position) == LogPart([], position)
+
+
+@pytest.mark.parametrize("position", ["7", "[]", "{", '{"a":1}', '{"a":["b","c"]}'])
+def test_what_is_no_position_is_refused(jobs: KubernetesLauncher, position: str) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        jobs.log_part(NAME, position)
+    assert caught.value.field == "positions"
+
+
+def test_a_log_that_is_larger_than_one_answer_is_read_to_its_end(
+    server: FakeApiServer, jobs: KubernetesLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty lines of one second, and some of the next: more than an answer holds, and more than it holds of one second."""
+    monkeypatch.setattr("semievol.launchers.kubernetes_logs.LOG_BYTES", 100)
+    jobs.submit(SPEC)
+    at_work(server, NAME)
+    name = pod(server, NAME, **terminated(0))
+    moments = ["2026-11-23T12:00:00.5Z"] * 20 + ["2026-11-23T12:00:01.5Z"] * 9 + ["2026-11-23T12:00:02.5Z"]
+    server.logs[name] = "\n".join(f"{moment} line {number}" for number, moment in enumerate(moments))
+    ended(server, NAME)
+    assert jobs.logs(NAME) == [f"line {number}" for number in range(30)]
 
 
 def test_lines_of_a_group_name_their_shard(server: FakeApiServer, jobs: KubernetesLauncher) -> None:

@@ -163,7 +163,7 @@ def logs(run: str, step: str, follow: bool, target: Target, as_json: bool) -> No
     with controller(target) as connection:
         found = find_run(connection.client, run)
         try:
-            for job, line in connection.client.logs(found.id, step, follow=follow):
+            for job, line in connection.client.logs(found.id, step, follow=follow and connection.works):
                 if as_json:
                     output.json_line({"job": job, "line": line})
                 else:

@@ -27,7 +27,7 @@ class Router(Generic[L]):
     def __init__(
         self,
         view: CatalogView,
-        links: Sequence[L],
+        engines: Engines[L],
         *,
         default_alias: str = "",
         avoid_s: float = 5.0,
@@ -35,7 +35,7 @@ class Router(Generic[L]):
         recent_s: float = 300.0,
     ) -> None:
         self._view = view
-        self.engines = Engines(links)
+        self.engines = engines
         self._default_alias = default_alias
         self._avoid_s = avoid_s
         self._max_adapters = max_adapters
@@ -89,7 +89,7 @@ class Router(Generic[L]):
     async def models(self) -> list[ModelInfo]:
         """The base, the registered models that some engine can serve, by name, and what aliases point at."""
         catalog = await self._view.current()
-        bases = {engine.base.base: engine.base for engine in self.engines.all if engine.base}
+        bases = self.engines.bases
         listed = [base if len(bases) == 1 else replace(base, name=base.base) for base in bases.values()]
         infos = {}
         for name in sorted(catalog.models):
@@ -111,6 +111,7 @@ class Router(Generic[L]):
         for task in self._trims:
             task.cancel()
         await self._view.close()
+        await self.engines.close()
 
     # -------------------------------------------------------------- names
 

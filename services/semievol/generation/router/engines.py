@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from semievol.common import errors
 from semievol.common.keys import adapter_name
 from semievol.generation.router.catalog import Wanted
+from semievol.generation.router.names import Names, host_of
 from semievol.ports import BASE_MODEL, ModelInfo
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Link(Protocol):
         ...
 
     async def unload_adapter(self, name: str, timeout_s: float) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 L = TypeVar("L", bound=Link)
@@ -145,13 +148,46 @@ class Engine(Generic[L]):
 
 
 class Engines(Generic[L]):
-    """All engines of a router, in the order of its settings."""
+    """All engines of a router, in the order of its settings, as of the last look. `connect`: given an address and the host whose address it is
+    (empty: it stands in the settings itself)."""
 
-    def __init__(self, links: Sequence[L]) -> None:
-        self.all = [Engine(link) for link in links]
+    def __init__(self, names: Names, connect: Callable[[str, str], L]) -> None:
+        self._names = names
+        self._connect = connect
+        self.all: list[Engine[L]] = []
+        self._name_of: dict[str, str] = {}  # address -> the name behind which it is, or was last
+        self._served: dict[str, ModelInfo] = {}  # name -> the base that was served behind it last
+        self._leaving: list[Engine[L]] = []
 
     async def look(self) -> None:
+        """Finds out which engines there are, and how they are."""
+        await self._gather()
         await asyncio.gather(*(engine.look() for engine in self.all))
+        self._served |= {self._name_of[engine.address]: engine.base for engine in self.all if engine.base}
+
+    async def close(self) -> None:
+        self._names.close()
+        await asyncio.gather(*(engine.link.close() for engine in (*self.all, *self._leaving)))
+
+    async def _gather(self) -> None:
+        """Takes in engines that have come. One that has gone is asked nothing more, and its connection ends with its last call."""
+        found = await self._names.look()
+        self._name_of = {address: name for name, addresses in found.items() for address in addresses}
+        known = {engine.address: engine for engine in self.all}
+        for address in known.keys() - self._name_of.keys():
+            log.info("The engine at %s is gone.", address)
+            self._leaving.append(known[address])
+        self.all = [
+            known.get(address) or Engine(self._connect(address, host_of(name))) for address, name in self._name_of.items()
+        ]
+        over = [engine for engine in self._leaving if not engine.calls]
+        self._leaving = [engine for engine in self._leaving if engine.calls]
+        await asyncio.gather(*(engine.link.close() for engine in over))
+
+    @property
+    def bases(self) -> dict[str, ModelInfo]:
+        """What is served, by its own name, or was served last behind a name that has no engine now."""
+        return {one.base: one for one in (*self._served.values(), *(engine.base for engine in self.all if engine.base))}
 
     @property
     def working(self) -> list[Engine[L]]:
@@ -160,7 +196,7 @@ class Engines(Generic[L]):
     def base(self, name: str = "") -> ModelInfo | None:
         """The base of this name, or, without one, the only base there is; None if no engine has it. Raises InvalidInput (which of several),
         Unavailable (no engine has ever answered)."""
-        bases = {engine.base.base: engine.base for engine in self.all if engine.base}
+        bases = self.bases
         if not bases:
             raise self.away()
         if name:
@@ -176,16 +212,17 @@ class Engines(Generic[L]):
         """The engines of this base, those that do not work at present included. Raises Conflict where there are none, Unavailable where
         one that never answered may be one."""
         found = [engine for engine in self.all if engine.base and engine.base.base == base]
-        if not found and any(engine.base is None for engine in self.all):
+        unknown = self._names.faults or any(engine.base is None for engine in self.all)
+        if not found and (unknown or base in self.bases):
             raise self.away()
         if not found:
-            served = ", ".join(sorted({engine.base.base for engine in self.all if engine.base}))
+            served = ", ".join(sorted(self.bases))
             raise errors.Conflict(f"The model was made from {base}, and the engines here serve {served}.", field="model")
         return found
 
     def away(self, reasons: Mapping[str, str] | None = None) -> errors.Unavailable:
-        """Names engines with what is wrong with them: those given, or all that do not work."""
-        reasons = reasons or {engine.address: engine.fault for engine in self.all if engine.fault}
+        """Names engines with what is wrong with them: those given, or all that do not work, and names without any."""
+        reasons = reasons or {engine.address: engine.fault for engine in self.all if engine.fault} | self._names.faults
         named = "; ".join(
             (reason if address in reason else f"{address}: {reason}")[:_SHOWN] for address, reason in reasons.items()
         )

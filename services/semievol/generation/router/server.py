@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from semievol.client.engine import EngineClient
 from semievol.common.grpc_server import Service
 from semievol.common.serving import serve, wait_for
 from semievol.common.stores import open_store
+from semievol.generation.router import names
 from semievol.generation.router.catalog import CatalogReader, CatalogView
 from semievol.generation.router.core import Router
+from semievol.generation.router.engines import Engines
+from semievol.generation.router.names import Names, Resolve
 from semievol.generation.router.servicer import RouterServicer
 from semievol.generation.router.settings import RouterSettings
 from semievol.generation.v1 import generation_service_pb2 as pb
@@ -17,13 +18,13 @@ from semievol.generation.v1 import generation_service_pb2_grpc as pb_grpc
 from semievol.ports import ObjectStore
 
 
-def service(settings: RouterSettings, store: ObjectStore | None = None) -> Service:
-    """The router as a service. `store`: the one that the settings name if none is given. Starts, NOT_SERVING, before its engines do."""
+def service(settings: RouterSettings, store: ObjectStore | None = None, resolve: Resolve = names.resolve) -> Service:
+    """The router as a service. `store`: the one that the settings name if none is given; `resolve`: what says where names are. Starts,
+    NOT_SERVING, before its engines do."""
     reader = CatalogReader(lambda: store if store is not None else open_store(settings.store))
-    links = [EngineClient(address) for address in settings.engines]
     router = Router(
         CatalogView(reader.read, settings.cache_s),
-        links,
+        Engines(Names(settings.engines, resolve), EngineClient),
         default_alias=settings.default_alias,
         avoid_s=settings.avoid_s,
         max_adapters=settings.max_adapters,
@@ -31,16 +32,12 @@ def service(settings: RouterSettings, store: ObjectStore | None = None) -> Servi
     )
     servicer = RouterServicer(router, settings.deadline_s)
 
-    async def close() -> None:
-        await router.close()
-        await asyncio.gather(*(link.close() for link in links))
-
     return Service(
         name=pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
         public=True,
         register=lambda server: pb_grpc.add_GenerationServiceServicer_to_server(servicer, server),
         probe=lambda: wait_for("an engine", router.check, settings.check_every_s),
-        close=close,
+        close=router.close,
         check=router.check,
         check_every_s=settings.check_every_s,
     )

@@ -20,7 +20,8 @@ class RouterSettings(BaseSettings):
     """URI of the artifact store, where models and aliases are read."""
 
     engines: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:50053",), min_length=1)
-    """Addresses of generation services, HOST:PORT, with commas between them. Each serves one base and, over this store, its adapters."""
+    """Addresses of generation services, HOST:PORT, with commas between them. Each serves one base and, over this store, its adapters. Where a
+    host name stands for several addresses, as a headless Service's does, each is an engine of its own; they are looked up with every check."""
 
     default_alias: str = "production"
     """What a call that names no model means, where there is such an alias; else the base."""
