@@ -196,6 +196,23 @@ def test_a_cluster_that_is_away_for_a_while_delays_a_run_and_no_more(tmp_path: P
         assert [job.name for job in jobs.submitted if "intake" in job.name] == [f"{result['run']}-0-intake-1"]
 
 
+def test_a_run_that_is_resumed_where_it_is_at_work_goes_on_with_the_jobs_that_it_has(tmp_path: Path) -> None:
+    """As a controller does whose hold of the Lease lapsed for a moment."""
+    jobs = FakeLauncher(of("judge"), group_size=100, lasting=True)
+    with cluster(tmp_path, jobs) as suite:
+        run = suite.client.submit(suite.spec()).id
+        wait_for(lambda: bool(named(jobs, "judge")))
+        first = suite.core._driver(run)
+        suite.core.resume_all()
+        assert suite.core._driver(run) not in (first, None)
+        (judging,) = named(jobs, "judge")
+        do(judging)
+        jobs.finish(judging.name)
+        wait_for(lambda: state(suite.core, run) == "succeeded")
+        assert jobs.cancelled == []
+        assert named(jobs, "judge") == [judging]
+
+
 def test_a_driver_that_no_longer_leads_stops_without_a_word(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -306,10 +306,13 @@ class Controller:
         self._world.launcher.state("probe")
 
     def resume_all(self) -> None:
-        """Lets every unfinished run go on, if this controller is the one that acts."""
+        """Lets every unfinished run go on, if this controller is the one that acts. One that is driven here is driven anew: where this controller
+        did not act for a while, its driver has stopped, or is about to, or knows nothing of what another controller did meanwhile."""
         if self._world.leader():
             return
         for record in self._recovered():
+            if driver := self._driver(record.id):
+                driver.stop()
             log.info("Resuming run %s", record.id)
             self._drive(record)
 

@@ -50,6 +50,7 @@ class Elector:
         self._changed = changed
         self._clock = clock
         self._held_until = float("-inf")
+        self._holds = 0  # how often it began to be held: a hold may lapse and come back between two looks of whoever cares
         self._other = _NOBODY
         self._seen: tuple[str, float] = ("", float("-inf"))  # the Lease's version that was seen last, and when it was new
         self._mine: Object | None = None  # as last written
@@ -103,7 +104,7 @@ class Elector:
             self._take(there)
 
     def _keep(self) -> None:
-        leading = not self.leader()
+        before = leading, _ = not self.leader(), self._holds
         if leading:
             self._changed()
         while not self._stop.wait(self._duration_s / _RENEWALS):
@@ -113,9 +114,9 @@ class Elector:
                 pass
             except errors.SemiEvolError as error:
                 log.warning("The lease %s: %s", self._name, error.message)
-            if leading != (not self.leader()):
-                leading = not self.leader()
-                log.info("%s %s", self._identity, "acts from now on" if leading else f"no longer acts; {self._other[0]}")
+            if (now := (not self.leader(), self._holds)) != before:
+                before = now
+                log.info("%s %s", self._identity, "acts from now on" if now[0] else f"no longer acts; {self._other[0]}")
                 self._changed()
 
     def _free(self, there: Object) -> bool:
@@ -130,6 +131,7 @@ class Elector:
     def _take(self, there: Object | None) -> None:
         asked = self._clock()  # not when the answer comes: others count from when they see the change
         self._write(self._body(self._identity, there))
+        self._holds += self._clock() >= self._held_until
         self._held_until = asked + self._duration_s
         self._other = _NOBODY
 

@@ -8,6 +8,8 @@ from semievol.common.kube import LEASE, Response
 from semievol.common.kube_fake import FakeApiServer
 from semievol.controller.lease import Elector
 
+from tests.waiting import wait_until
+
 
 class Clock:
     def __init__(self) -> None:
@@ -132,6 +134,19 @@ def test_while_the_api_is_away_the_holder_acts_until_its_time_is_over(
     server.down = False
     one.look()
     assert one.leader() == ""
+
+
+def test_a_hold_that_lapsed_and_came_back_at_one_look_is_said(server: FakeApiServer, clock: Clock) -> None:
+    """Whoever asked in between was told that nobody acts, and stopped."""
+    said: list[str] = []
+    one = Elector(server.kube(), "semievol", "one", duration_s=0.03, clock=clock)
+    one.start(lambda: said.append(one.leader()))
+    try:
+        wait_until(lambda: said == [""])
+        clock.now += 1
+        wait_until(lambda: said == ["", ""])
+    finally:
+        one.stop()
 
 
 def test_a_lease_that_somebody_deleted_is_made_again(electors: tuple[Elector, Elector], server: FakeApiServer) -> None:
