@@ -50,7 +50,7 @@ def forwarded(cluster: Cluster, component: str) -> Iterator[tuple[str, Access]]:
     transport = ClientTransport(client)
     kube = Kube(transport, cluster.namespace or namespace or "default")
     found = _found(kube, transport, component, cluster.release)
-    pod = found.ready_pod()
+    pod = found.ready_pod(_POD_S)
     access = found.access(pod)
     with Forwards(client, kube.namespace) as forwards:
         tunnel = Tunnel(found, lambda pod: forwards.open(pod, found.port_of(pod)), first=pod, wait_s=_POD_S)

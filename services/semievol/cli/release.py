@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from semievol.common.security import Access
 SERVICE, SECRET = Kind("api/v1", "services"), Kind("api/v1", "secrets")
 _TLS, _TOKENS = "/etc/semievol/tls", "/etc/semievol/tokens"  # where the chart mounts Secrets
 _CA, _CERTIFICATE, _KEY, _TOKEN_LIST = "ca.crt", "tls.crt", "tls.key", "tokens"
+
+_ON_ITS_WAY = {"Terminating", "Pending", "PodInitializing", "ContainerCreating", "running, not ready"}
+_LOOK_EVERY_S = 0.5
 
 
 def labels(component: str, release: str = "") -> dict[str, str]:
@@ -38,14 +42,22 @@ class Component:
         """As messages name it."""
         return f"{self.kube.namespace}/{self.service}"
 
-    def ready_pod(self) -> Object:
-        """One that works; the youngest, since an older one may be on its way out. Raises Unavailable, saying what is wrong with each."""
-        pods = self.kube.list(POD, self.selector)
-        ready = [pod for pod in pods if _is_ready(pod)]
-        if ready:
-            return max(ready, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-        said = "; ".join(f"{pod['metadata']['name']}: {_state(pod)}" for pod in pods) or "there is none"
-        raise errors.Unavailable(f"No pod of {self.where} is ready ({said}). `kubectl describe pod` says more.", field="pod")
+    def ready_pod(self, wait_s: float = 0.0) -> Object:
+        """One that works; the youngest, since an older one may be on its way out. Where one is on its way, it is waited for.
+
+        Raises Unavailable, saying what is wrong with each."""
+        until = time.monotonic() + wait_s
+        while True:
+            pods = self.kube.list(POD, self.selector)
+            if ready := [pod for pod in pods if _is_ready(pod)]:
+                return max(ready, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+            states = {pod["metadata"]["name"]: _state(pod) for pod in pods}
+            if time.monotonic() >= until or not _ON_ITS_WAY.intersection(states.values()):
+                said = "; ".join(f"{name}: {state}" for name, state in states.items()) or "there is none"
+                raise errors.Unavailable(
+                    f"No pod of {self.where} is ready ({said}). `kubectl describe pod` says more.", field="pod"
+                )
+            time.sleep(_LOOK_EVERY_S)
 
     def port_of(self, pod: Object) -> int:
         """Raises NotFound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -280,6 +281,23 @@ def test_a_pod_that_is_not_ready_is_reported_in_the_clusters_words(kubernetes: C
     ended = invoke("status", "-n", "test")
     assert ended.exit_code == 69
     assert "demo-controller-1: ImagePullBackOff: Back-off pulling image)" in ended.stderr
+
+
+def test_a_pod_that_is_on_its_way_is_waited_for(kubernetes: Cluster, demo: Served, invoke: Invoke) -> None:
+    pod = kubernetes.install("controller", 50056, address=demo.address)
+    works = copy.deepcopy(kubernetes.objects.kube().get(POD, pod)["status"])
+    waiting = {
+        "phase": "Pending",
+        "conditions": [],
+        "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+    }
+    kubernetes.objects.put(POD, {"metadata": {"name": pod}, "status": waiting})
+    later = threading.Timer(1.0, lambda: kubernetes.objects.put(POD, {"metadata": {"name": pod}, "status": works}))
+    later.start()
+    try:
+        assert invoke("status", "-n", "test").exit_code == 0
+    finally:
+        later.join()
 
 
 def test_who_may_not_forward_ports_is_told(kubernetes: Cluster, demo: Served, invoke: Invoke) -> None:
