@@ -146,21 +146,6 @@ def _far_enough(home: Path, moment: int, process: subprocess.Popen[str]) -> bool
     return events(home) >= moment or process.poll() is not None
 
 
-def _stopped_run(
-    start: Callable[[], subprocess.Popen[str]], home: Path, number: signal.Signals, chance: random.Random, length: int
-) -> Ended:
-    """A run that ends before the signal comes, which happens on a busy machine, is begun anew."""
-    for _ in range(5):
-        process, moment = start(), chance.randrange(1, length - 5)
-        wait_until(functools.partial(_far_enough, home, moment, process))
-        time.sleep(chance.uniform(0, 0.05))
-        ended = stop(process, number)
-        if ended.code:
-            return ended
-        shutil.rmtree(home)
-    raise AssertionError("the run had always ended before the signal")
-
-
 def stopped(number: signal.Signals, times: int, seed: int = 0) -> Callable[[Place], Ended]:
     """The run is stopped at random events of it, and a moment later, and the same command given again; its artifacts must be those of
     an undisturbed run."""
@@ -174,10 +159,15 @@ def stopped(number: signal.Signals, times: int, seed: int = 0) -> Callable[[Plac
         chance, mismatches, last = random.Random(seed), 0, Ended(0)
         for attempt in range(times):
             home = own.directory / f"home-{attempt}"
-            last = _stopped_run(lambda home=home: own.start(*arguments, home, **QUICK), home, number, chance, length)
+            process, moment = own.start(*arguments, home, **QUICK), chance.randrange(1, length - 5)
+            wait_until(functools.partial(_far_enough, home, moment, process))
+            time.sleep(chance.uniform(0, 0.05))
+            ended = stop(process, number)
+            assert ended.code, "the run had ended before the signal"
             again = own.process(*arguments, home, **QUICK)
             assert again.code == 0, again.stderr
             mismatches += manifests(home) != calm or half_written(home) != []
+            last = ended
         assert mismatches == 0, f"{mismatches} of {times} runs ended with other artifacts"
         shutil.rmtree(own.directory)
         return Ended(last.code, last.stdout, last.stderr, f"mismatches / stops: 0 / {times}")
