@@ -1,4 +1,5 @@
-# Every target sets up what it needs first, so a fresh clone can start anywhere. Settings: PYTHON, WHEELS and ACCELERATOR (requirements/install.sh).
+# Every target sets up what it needs first, so a fresh clone can start anywhere. Settings: PYTHON, WHEELS and ACCELERATOR (requirements/install.sh);
+# WORKERS of make test.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -8,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 WHEELS ?= $(wildcard ../shared/wheels)
 ACCELERATOR ?= $(if $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi),cuda,cpu)
 export WHEELS ACCELERATOR
+# Tests that run side by side: one more than the two cores that are enough, since much of the time a server is waited for.
+WORKERS ?= 3
 
 BIN := .venv/bin
 READY := .venv/ready-$(ACCELERATOR)
@@ -43,7 +46,7 @@ demo: $(READY) ## evolve a small model on the townhall example, then ask it a qu
 
 test: $(READY_VLLM) ## run the tests, those with the real models, vLLM and servers included
 	deploy/devcluster/build.sh minio helm
-	$(BIN)/pytest -m "not cluster"
+	$(BIN)/pytest -m "not cluster" -n $(WORKERS)
 
 test-cluster: cluster-ready ## run the tests that need a real Kubernetes, but for the whole story (needs root; the cluster stays up)
 	$(BIN)/pytest -m "cluster and not story"

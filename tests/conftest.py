@@ -14,13 +14,15 @@ from semievol.common.models import LocalModel, resolve_model
 from tests.generators import write_tiny_model
 from tests.servers.milvus import milvus_of_session, milvus_server  # noqa: F401 - fixtures
 from tests.servers.s3 import minio_server, s3_credentials, seaweedfs_server  # noqa: F401 - fixtures
+from tests.side_by_side import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks
 from tests.word_model import make_word_model
 
 # Set before any library reads them; the processes that tests start inherit them.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "2"
-)  # the smallest machine that we promise, so that figures and orders of summation agree
+# The smallest machine that we promise, so that figures and orders of summation agree; and a thread that waits for others leaves them the core:
+# spinning, two processes on two cores take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The development cluster: a network namespace of this machine (deploy/devcluster).
 _DEVCLUSTER = ipaddress.ip_network(f"{os.environ.get('DEVCLUSTER_NET', '10.89.0')}.0/24")

@@ -131,6 +131,7 @@ def fake_suite(
     engine_of: Callable[[FakeEngine], Engine] = lambda engine: engine,
     max_attempts: int = 3,
     backoff_s: float = 1.0,
+    reconnect_s: float = 60.0,
     jobs: Launcher | None = None,
     engines_of: Callable[[str], Answering] | None = None,
     **engine_faults: Any,
@@ -175,7 +176,7 @@ def fake_suite(
 
         core = another_core()
         address = stack.enter_context(running(controller_server.service(settings, core)))
-        client = ControllerClient(address)
+        client = ControllerClient(address, reconnect_s=reconnect_s)
         stack.callback(client.close)
         router = router_server.service(RouterSettings(store=store, engines=(addresses["generation"],), cache_s=0.1))
         others = {"controller": address, "router": stack.enter_context(running(router))}

@@ -16,7 +16,7 @@ from semievol.common.keys import content_key
 from semievol.common.trained_models import naming_file
 from semievol.generation.backends.fake import FakeEngine
 from semievol.launchers.inline import InlineLauncher
-from semievol.ports import Trainer
+from semievol.ports import Trainer, TrainingSpec
 from semievol.training.backends.fake import FakeTrainer
 from semievol.training.backends.openai import cancel_job
 from semievol.training.core import TrainingService
@@ -26,6 +26,7 @@ from semievol.training.settings import TrainingSettings
 from tests.running import running
 from tests.servers.openai_tuning import TuningDouble
 from tests.training_runs import Bench
+from tests.waiting import wait_until
 
 LONG = 5000.0  # epochs: nobody waits for the end
 
@@ -46,6 +47,10 @@ class Subject:
     def key(self) -> str:
         self.count += 1
         return content_key(["run", self.count])
+
+    def begin_anew(self, key: str, spec: TrainingSpec) -> None:
+        """Asks for a run whose adapter is lost. The job that published it may take a moment to end, and the run is running until then."""
+        wait_until(lambda: self.trainer.create_run(key, spec).state == "pending")
 
 
 @contextmanager
@@ -139,7 +144,7 @@ def test_an_adapter_that_was_taken_back_is_trained_again_to_the_same_bytes(subje
     assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
     first = artifacts.manifest(key)
     artifacts.forget(key, None)
-    assert subject.trainer.create_run(key, spec).state == "pending"
+    subject.begin_anew(key, spec)
     assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
     assert artifacts.manifest(key) == first
 
@@ -152,7 +157,7 @@ def test_an_adapter_that_is_damaged_behind_our_back_is_trained_again_when_its_ru
     blob = Path(subject.bench.store, blob_path(naming_file(manifest.files).sha256))
     intact = blob.read_bytes()
     blob.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
-    assert subject.trainer.create_run(key, subject.bench.spec()).state == "pending"
+    subject.begin_anew(key, subject.bench.spec())
     assert list(subject.trainer.watch_run(key))[-1].state == "succeeded"
     assert blob.read_bytes() == intact
 

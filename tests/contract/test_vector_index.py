@@ -60,7 +60,7 @@ def index(request: pytest.FixtureRequest, backend: str) -> Iterator[VectorIndex]
     if kind == backend:
         yield behind
         return
-    with running(service(RetrievalSettings(), behind)) as address:
+    with running(service(RetrievalSettings(check_every_s=3600), behind)) as address:  # which makes its own collection anew, too
         client = RetrievalClient(address)
         yield client
         client.close()

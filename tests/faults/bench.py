@@ -34,7 +34,7 @@ data: {labeled: labeled.csv, unlabeled: unlabeled.csv, test: test.csv}
 collaborators: [{model: warm, references: 0}, {model: warm, references: 1}]
 shard_rows: 8
 """
-TIMEOUT_S = 120
+TIMEOUT_S = 240  # what takes ten seconds on two idle cores may have neighbours
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def test_a_server_that_stays_away_fails_the_run_with_its_address_and_the_run_goe
     tmp_path: Path, milvus_server: MilvusServer, index: MilvusIndex, undisturbed: dict[str, bytes]
 ) -> None:
     disturbed = Disturbed(index, in_search=lambda _, name: milvus_server.kill())
-    with fake_suite(tmp_path, index=disturbed) as suite:
+    with fake_suite(tmp_path, index=disturbed, max_attempts=1) as suite:  # each takes 40 seconds
         spec = suite.spec(references=2, train={"references": 1}, shard_rows=6)
         failed = suite.run(spec)
         assert failed["error_class"] == "Unavailable"

@@ -202,7 +202,7 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_the_next_start_
     tmp_path: Path, shaky: tuple[str, Proxy], on_disk: dict[str, bytes]
 ) -> None:
     store, proxy = shaky
-    with fake_suite(tmp_path, store=store) as suite:
+    with fake_suite(tmp_path, store=store, reconnect_s=5.0) as suite:
         spec = suite.spec()
         suite.trainer.hold = True
         run = suite.client.submit(spec).id

@@ -147,7 +147,7 @@ def test_adapters_come_and_go_under_traffic(live: Live) -> None:
                 assert live.client.score(name, SCORED)[0].token_logprobs != expected
             live.client.unload_adapter(name)
             if cycle in (49, 99):
-                sizes.append(sum(one.memory_info().rss for one in psutil.Process().children(recursive=True)))
+                sizes.append(sum(one.memory_info().rss for one in engine_processes()))
     finally:
         stop.set()
         thread.join()
@@ -159,19 +159,17 @@ def test_adapters_come_and_go_under_traffic(live: Live) -> None:
     assert [one.name for one in live.client.models()] == [BASE_MODEL]
 
 
-def is_engine(process: psutil.Process) -> bool:
-    """Children that an earlier engine left dead and unread, and Python's own resource tracker, are not."""
-    try:
-        return "resource_tracker" not in " ".join(process.cmdline())
-    except psutil.ZombieProcess:
-        return False
+def engine_processes() -> list[psutil.Process]:
+    """Of this process; not the servers that other tests have started, nor what an earlier engine left dead and unread."""
+    running = [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in running if "VLLM" in " ".join(one.cmdline())]
 
 
 def test_an_engine_that_dies_is_noticed_in_seconds_and_its_rows_are_answered_all_the_same(live: Live) -> None:
     prompts = asked(48)
     expected = live.client.generate(BASE_MODEL, prompts, SAMPLED)
     starts = live.client.models()[0].engine_starts
-    children = [one for one in psutil.Process().children() if is_engine(one)]
+    children = engine_processes()
     assert children
     result: list[Any] = []
     work = threading.Thread(target=lambda: result.append(live.client.generate(BASE_MODEL, prompts, SAMPLED)))

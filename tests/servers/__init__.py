@@ -5,13 +5,14 @@ One that is not installed or does not come up fails the tests that need it; it n
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Becomes the command, and is killed when its parent ends, however that ends (PR_SET_PDEATHSIG of linux/prctl.h). Not a preexec_fn: a fork of
@@ -20,14 +21,19 @@ _DIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv
 _DYING_WITH_THE_TESTS = (sys.executable, "-ISc", _DIE)
 _LOG_TAIL = 2000  # characters
 _STOP_S, _KILL_S = 3.0, 20.0  # what they keep is thrown away: no need to wait for a tidy end
+_PORTS = list(
+    range(10_000, 20_000)
+)  # below what Linux gives to port 0 and to connections: until a server has started, nobody else takes it
+random.Random().shuffle(_PORTS)  # tests run side by side: others take others
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listened on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listened on just now, another one each time."""
+    while True:
+        port = _PORTS.pop()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,15 +18,11 @@ import yaml
 from semievol.common import errors
 from semievol.common.kube import JOB, Kind, Kube, KubernetesSettings, connect
 
+from tests.servers import free_port
+
 BIN = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 _SERVICE_ACCOUNTS = Kind("api/v1", "serviceaccounts")
 _START_S = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def missing() -> list[str]:

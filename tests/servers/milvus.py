@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import filelock
 import pytest
+
+from tests.servers import free_port
 
 START_S = 180.0  # 15 to 30 seconds on two idle cores
 _PORTS = (
@@ -44,7 +45,7 @@ class MilvusServer:
         """`extra`: more arguments of `milvus-server`."""
         self._directory = directory
         self._extra = extra
-        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self._ports = {name: free_port() for name in _PORTS}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +86,7 @@ class MilvusServer:
         binary = self._directory / "bin" / "milvus"
         environment = {
             "DEPLOY_MODE": "STANDALONE",
-            "METRICS_PORT": str(free_ports(1)[0]),
+            "METRICS_PORT": str(free_port()),
             "MILVUS_RUN_DIR": str(self._directory / "run"),
             "LD_LIBRARY_PATH": f"{binary.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
         }
@@ -148,15 +149,6 @@ class MilvusServer:
     def _log(self) -> str:
         files = [self._directory / "wrapper.log", *sorted((self._directory / "logs").glob("milvus-std*.log"))]
         return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-2000:]}" for file in files if file.is_file())
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _members(group: int) -> list[int]:
