@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import threading
 import time
@@ -84,7 +85,7 @@ def test_the_model_answers_the_openai_client(release: Release, tmp_path: Path) -
         try:
             assert forward.stdout is not None
             port = forward.stdout.readline().split("127.0.0.1:")[1].split()[0]
-            http = openai.DefaultHttpxClient(verify=str(tmp_path / "ca.crt"))
+            http = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=str(tmp_path / "ca.crt")))
             client = openai.OpenAI(base_url=f"https://127.0.0.1:{port}/v1", api_key=token, http_client=http)
             assert "townhall" in {model.id for model in client.models.list()}
             reply = client.chat.completions.create(

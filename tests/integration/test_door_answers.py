@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,9 +16,10 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from semievol.client.generation import GenerationClient
 from semievol.embedding.backends.fake import FakeEmbedder
-from semievol.ports import NO_LIMIT, Prompt
+from semievol.generation.backends.fake import FakeEngine
+from semievol.ports import NO_LIMIT, ModelInfo, Prompt
 
-from tests.doors import HELLO, KEY, Opened, Recording, opened
+from tests.doors import HELLO, KEY, Opened, Recording, counting, opened
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +282,23 @@ def test_models_are_those_of_the_generation_side(client: openai.OpenAI, door: Op
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nobody/none")
     assert caught.value.code == "model_not_found"
+
+
+def test_an_alias_is_listed_by_its_own_name_and_knows_what_it_points_at() -> None:
+    class Aliased(FakeEngine):
+        def models(self) -> list[ModelInfo]:
+            (base,) = super().models()
+            evolved = replace(base, name="evolved-1", adapter="artifact:1")
+            return [base, evolved, replace(evolved, alias="production")]
+
+    with opened(Aliased(counting)) as door:
+        client = door.client()
+        assert {one.id: one.model_dump()["parent"] for one in client.models.list()} == {
+            "base": None,
+            "evolved-1": "base",
+            "production": "evolved-1",
+        }
+        assert client.models.retrieve("production").id == "production"
 
 
 def test_the_same_greedy_answer_comes_through_the_door_and_over_grpc(client: openai.OpenAI, door: Opened) -> None:

@@ -64,9 +64,9 @@ def _add_models(app: FastAPI, parts: Parts) -> None:
     async def get_model(request: Request, name: str) -> Response:
         models = await unless_gone(request, parts.generation.models())
         for one in models:
-            if one.name == name:
+            if _id(one) == name:
                 return JSONResponse(_model(one, parts))
-        known = ", ".join(one.name for one in models)
+        known = ", ".join(map(_id, models))
         raise errors.NotFound(f"The model {name!r} is not served here; served: {known}.", field="model")
 
 
@@ -83,15 +83,22 @@ def _add_watching(app: FastAPI, parts: Parts) -> None:
         return Response(parts.metrics.text(), media_type=_METRICS_TYPE)
 
 
+def _id(info: ModelInfo) -> str:
+    """By what callers ask for it: an alias is a model of its own to them."""
+    return info.alias or info.name
+
+
 def _model(info: ModelInfo, parts: Parts) -> dict[str, Any]:
-    """As the public API has it, with what vLLM adds: `root`, `parent` and `max_model_len`, null where it is not known."""
+    """As the public API has it, with what vLLM adds: `root`, `parent` (of an alias: what it points at) and `max_model_len`, null where it is not
+    known."""
+    parent = info.name if info.alias else BASE_MODEL if info.adapter else None
     return {
-        "id": info.name,
+        "id": _id(info),
         "object": "model",
         "created": parts.started,
         "owned_by": _OWNER,
         "root": info.base,
-        "parent": BASE_MODEL if info.adapter else None,
+        "parent": parent,
         "max_model_len": info.max_model_tokens or None,
     }
 
