@@ -64,7 +64,9 @@ class Release:
     # -------------------------------------------------------------- its life
 
     def make_namespace(self) -> None:
-        self.kubectl("create", "namespace", self.namespace, fails=True)
+        """Anew: volumes of one that was left would bring its runs along."""
+        self.remove()
+        self.kubectl("create", "namespace", self.namespace)
         self.kubectl("label", "--overwrite", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
         until(lambda: "serviceaccount/default" in self.objects(), 60, "the namespace has no service account")
 
@@ -78,7 +80,7 @@ class Release:
     def remove(self) -> None:
         """With its volumes and the namespace, whatever is still there."""
         self.helm("uninstall", NAME, "--wait", fails=True, timeout_s=300)
-        self.kubectl("delete", "namespace", self.namespace, fails=True, timeout_s=300)
+        self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", timeout_s=300)
 
     # -------------------------------------------------------------- what is there
 

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.story, pytest.mark.models, pytest
 
 @pytest.fixture(scope="module")
 def release() -> Iterator[Release]:
-    release = Release("semievol")
+    release = Release("semievol-story")
     release.make_namespace()
     yield release
     release.remove()
