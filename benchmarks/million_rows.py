@@ -1,11 +1,11 @@
 """A million unlabeled rows through check, run (intake, infer, judge, score, select, report), status and plan: is time linear, is memory bounded?
 
-    python -m benchmarks.million_rows [--rows 100000 300000 1000000] [--shard-rows 0] [--store URI] [--json]
+    python -m benchmarks.million_rows [--rows 100000 300000 1000000] [--shard-rows 0] [--s3] [--json]
 
 Models are fakes, so what is measured is everything around them. Each command is a process of its own, and its peak memory is that process's
 (kernel's high-water mark). Time is judged by CPU seconds. One collaborator answers without references; one row in a hundred is an exact
-duplicate, and `data check` has to count them. The bars: CPU seconds a row at the largest size at most 1.3 times those at the smallest, and
-1 GiB a process.
+duplicate, and `data check` has to count them. With `--s3`, artifacts go to a MinIO that is started for it, which is not counted. The bars: CPU
+seconds a row at the largest size at most 1.3 times those at the smallest, and 1 GiB a process.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tests.faults.bench import FAKES
+from tests.servers.s3 import OWNER, minio_in
 
 LINEAR, MOST_MIB = 1.3, 1024
 SHARDS = 128  # of a run: enough to resume well, few enough to plan and to list quickly
@@ -129,13 +131,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--shard-rows", type=int, default=0, help=f"0: a {SHARDS}th of the rows, at least 64")
-    parser.add_argument("--store", default="", help="URI of the artifact store; the home's own directory where it is left out")
+    parser.add_argument("--s3", action="store_true", help="artifacts in a MinIO of its own; else in the home's own directory")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     arguments = parser.parse_args()
     results: dict[int, dict[str, dict[str, float]]] = {}
-    store: list[str] = ["--store", arguments.store] if arguments.store else []
-    with tempfile.TemporaryDirectory(prefix="semievol-million-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="semievol-million-") as scratch, ExitStack() as stack:
+        server = stack.enter_context(minio_in(Path(scratch))) if arguments.s3 else None
+        if server:
+            os.environ |= {"AWS_ACCESS_KEY_ID": OWNER[0], "AWS_SECRET_ACCESS_KEY": OWNER[1]}
         for rows in arguments.rows:
+            store = ["--store", server.uri(server.bucket, str(rows))] if server else []
             results[rows] = measure(Path(scratch, str(rows)), rows, arguments.shard_rows, store)
             if not arguments.json:
                 show(rows, results[rows])
