@@ -283,7 +283,10 @@ def test_a_pod_that_is_not_ready_is_reported_in_the_clusters_words(kubernetes: C
     assert "demo-controller-1: ImagePullBackOff: Back-off pulling image)" in ended.stderr
 
 
-def test_a_pod_that_is_on_its_way_is_waited_for(kubernetes: Cluster, demo: Served, invoke: Invoke) -> None:
+def test_a_pod_that_is_on_its_way_is_waited_for(
+    kubernetes: Cluster, demo: Served, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "_POD_S", 60.0)
     pod = kubernetes.install("controller", 50056, address=demo.address)
     works = copy.deepcopy(kubernetes.objects.kube().get(POD, pod)["status"])
     waiting = {
@@ -295,7 +298,8 @@ def test_a_pod_that_is_on_its_way_is_waited_for(kubernetes: Cluster, demo: Serve
     later = threading.Timer(1.0, lambda: kubernetes.objects.put(POD, {"metadata": {"name": pod}, "status": works}))
     later.start()
     try:
-        assert invoke("status", "-n", "test").exit_code == 0
+        ended = invoke("status", "-n", "test")
+        assert ended.exit_code == 0, ended.stderr
     finally:
         later.join()
 
