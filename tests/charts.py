@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from tests.servers import BINARIES
+
 CHART = Path(__file__).parents[1] / "helm" / "semievol"
-BINARIES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 VALUES = tuple(sorted(path.name for path in CHART.glob("values-*.yaml")))
 RELEASE, NAMESPACE = "semievol", "evolving"
 KUBERNETES = "1.34.4"  # what a client without a cluster takes to be there; one built from a module knows none by itself

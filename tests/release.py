@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from tests.servers import BINARIES
 from tests.servers.devcluster import kubeconfig_of_the_one_that_is_up
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "semievol"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 NAME = "semievol"
 _VALUES = [CHART / "values-cpu-trial.yaml", ROOT / "deploy" / "devcluster" / "servers.yaml"]
 _SETTINGS = ("image.tag=dev", "tls.mode=self-signed")
@@ -52,10 +52,10 @@ class Release:
         return ended.stdout
 
     def kubectl(self, *arguments: str, timeout_s: float = 120, fails: bool = False) -> str:
-        return self.run([str(CACHE / "kubectl"), "--namespace", self.namespace, *arguments], timeout_s=timeout_s, fails=fails)
+        return self.run([str(BINARIES / "kubectl"), "--namespace", self.namespace, *arguments], timeout_s=timeout_s, fails=fails)
 
     def helm(self, *arguments: str, timeout_s: float = 120, fails: bool = False) -> str:
-        return self.run([str(CACHE / "helm"), "--namespace", self.namespace, *arguments], timeout_s=timeout_s, fails=fails)
+        return self.run([str(BINARIES / "helm"), "--namespace", self.namespace, *arguments], timeout_s=timeout_s, fails=fails)
 
     def semievol(self, *arguments: str, timeout_s: float = 300) -> str:
         command = [sys.executable, "-m", "semievol.cli.main", *arguments, "--namespace", self.namespace]

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import BINARIES
 from tests.servers.devcluster import Devcluster, machine, processes_of, still_running
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -35,7 +36,7 @@ def machine_before() -> dict[str, list[str]]:
 def cluster(machine_before: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devcluster]:
     if os.geteuid() != 0:
         pytest.fail("A cluster needs root, and the tests do not run as root.")
-    if not shutil.which("kubelet", path=_cache()):
+    if not shutil.which("kubelet", path=str(BINARIES)):
         pytest.fail("Kubernetes is not built, which takes some minutes, once: run deploy/devcluster/build.sh.")
     cluster = Devcluster(tmp_path_factory.mktemp("devcluster"))
     try:
@@ -257,7 +258,7 @@ def write_image(path: Path, name: str, greeting: str) -> Path:
     """An archive as `docker save` writes it: busybox and a file."""
     layer = _tar(
         {
-            "bin/busybox": Path(_cache(), "busybox").read_bytes(),
+            "bin/busybox": (BINARIES / "busybox").read_bytes(),
             "bin/sh": "busybox",
             "bin/cat": "busybox",
             "greeting": greeting.encode(),
@@ -285,7 +286,3 @@ def _tar(files: dict[str, bytes | str]) -> bytes:
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
     return written.getvalue()
-
-
-def _cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin")

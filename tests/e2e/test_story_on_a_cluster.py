@@ -21,7 +21,8 @@ import openai
 import pytest
 import yaml
 
-from tests.release import CACHE, CHART, NAME, Release, small_run, until
+from tests.release import CHART, NAME, Release, small_run, until
+from tests.servers import BINARIES
 
 VLLM = os.environ.get("STORY_ENGINE") == "vllm"
 VLLM_PODS = ("engine.backend=vllm", "engine.runs=pods", "engine.vllm.kv_cache_gib=1", "engine.vllm.max_model_len=1024")
@@ -78,7 +79,7 @@ def test_the_model_answers_the_openai_client(release: Release, tmp_path: Path) -
     (tmp_path / "ca.crt").write_text(
         release.kubectl("get", "secret", f"{NAME}-tls", '--output=go-template={{index .data "ca.crt" | base64decode}}')
     )
-    command = [str(CACHE / "kubectl"), "--kubeconfig", release.kubeconfig, "--namespace", release.namespace]
+    command = [str(BINARIES / "kubectl"), "--kubeconfig", release.kubeconfig, "--namespace", release.namespace]
     with subprocess.Popen(
         [*command, "port-forward", f"service/{NAME}-door", ":8000"], stdout=subprocess.PIPE, text=True
     ) as forward:
@@ -111,7 +112,7 @@ def test_a_disturbed_run_publishes_the_same_and_is_watched_to_its_end(release: R
     pod = until(lambda: release.working("step"), 300, "no step works")[0]
     release.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     release.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=controller", "--grace-period=0", "--force")
-    until(lambda: release.kubectl("rollout", "status", f"deployment/{NAME}-controller", "--timeout=5s", fails=True), 120)
+    release.kubectl("rollout", "status", f"deployment/{NAME}-controller", "--timeout=120s", timeout_s=130)
     ended = release.end_of("townhall")
     watching.join(120)
     assert ended["state"] == "succeeded", ended

@@ -13,8 +13,8 @@ from semievol.launchers.fake import FakeLauncher
 from semievol.ports import JobSpec, JobState, JobStatus
 
 from tests.fake_suite import fake_suite, wait_for
-from tests.integration.test_replicas import free_address
 from tests.running import running
+from tests.servers import free_port
 
 HELD = "-judge-"
 
@@ -37,7 +37,7 @@ def test_followed_logs_outlive_the_controller(tmp_path: Path) -> None:
     ordinary = jobs.logs
     jobs.logs = lambda name, start=0: written[start:] if HELD in name else ordinary(name, start)  # type: ignore[method-assign]
     with fake_suite(tmp_path, jobs=jobs) as suite:
-        address = free_address()
+        address = f"127.0.0.1:{free_port()}"
 
         def controller(*, resumes: bool) -> controller_server.Service:
             settings = ControllerSettings(store=suite.store, poll_s=0.01, resume_on_start=resumes)

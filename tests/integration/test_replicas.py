@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,18 +20,13 @@ from semievol.ports import JobSpec, JobState, JobStatus
 
 from tests.fake_suite import Suite, fake_suite, wait_for, write_colours
 from tests.running import running
+from tests.servers import free_port
 
 TOKEN = "open-sesame"
 
 
 def until_judging(job: JobSpec) -> JobStatus | None:
     return JobStatus(JobState.RUNNING) if "-judge-" in job.name else None
-
-
-def free_address() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 class Pair:
@@ -48,7 +42,7 @@ class Pair:
         assert (self.first.leader(), self.second.leader()) == ("", "first")
 
     def _replica(self, name: str, stack: ExitStack) -> tuple[Elector, ControllerClient, str]:
-        address = free_address()
+        address = f"127.0.0.1:{free_port()}"
         settings = ControllerSettings(
             store=self.suite.store,
             poll_s=0.01,

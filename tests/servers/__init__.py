@@ -20,10 +20,12 @@ from pathlib import Path
 _DIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 _DYING_WITH_THE_TESTS = (sys.executable, "-ISc", _DIE)
 _LOG_TAIL = 2000  # characters
+BINARIES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
+"""Where deploy/devcluster/build.sh puts what it builds."""
+
 _STOP_S, _KILL_S = 3.0, 20.0  # what they keep is thrown away: no need to wait for a tidy end
-_PORTS = list(
-    range(10_000, 20_000)
-)  # below what Linux gives to port 0 and to connections: until a server has started, nobody else takes it
+# Below what Linux gives to port 0 and to connections: until a server has started, nobody else takes it.
+_PORTS = list(range(10_000, 20_000))
 random.Random().shuffle(_PORTS)  # tests run side by side: others take others
 
 

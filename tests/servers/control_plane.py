@@ -5,7 +5,6 @@ Its programs are the development cluster's (deploy/devcluster/build.sh kubernete
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -18,15 +17,14 @@ import yaml
 from semievol.common import errors
 from semievol.common.kube import JOB, Kind, Kube, KubernetesSettings, connect
 
-from tests.servers import free_port
+from tests.servers import BINARIES, free_port
 
-BIN = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 _SERVICE_ACCOUNTS = Kind("api/v1", "serviceaccounts")
 _START_S = 120.0
 
 
 def missing() -> list[str]:
-    programs = [BIN / "kube-apiserver", BIN / "kube-controller-manager"]
+    programs = [BINARIES / "kube-apiserver", BINARIES / "kube-controller-manager"]
     return [path.name for path in programs if not path.exists()] + [
         name for name in ("etcd", "openssl") if not shutil.which(name)
     ]
@@ -69,8 +67,8 @@ def control_plane(home: Path) -> Iterator[Path]:
     controlling = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", f"--secure-port={controllers}"]
     programs = {
         "etcd": ["etcd", f"--data-dir={home / 'etcd'}", "--unsafe-no-fsync", *listening],
-        "apiserver": [str(BIN / "kube-apiserver"), f"--etcd-servers={urls[0]}", *serving, *accounts, certificates, tokens],
-        "controllers": [str(BIN / "kube-controller-manager"), *controlling, certificates],
+        "apiserver": [str(BINARIES / "kube-apiserver"), f"--etcd-servers={urls[0]}", *serving, *accounts, certificates, tokens],
+        "controllers": [str(BINARIES / "kube-controller-manager"), *controlling, certificates],
     }
     with ExitStack() as stack:
         for name, command in programs.items():

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers import BINARIES
+
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "devcluster"
 _SYSCTLS = ["kernel.panic", "kernel.panic_on_oops", "kernel.keys.root_maxkeys", "vm.overcommit_memory", "vm.panic_on_oom"]
 _SYSCTLS += ["net.netfilter.nf_conntrack_max", "net.ipv4.ip_forward"]
@@ -56,9 +58,8 @@ class Devcluster:
         return _run([str(SCRIPTS / name), *arguments], environment=environment | settings, timeout_s=280)
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
         places = [f"--kubeconfig={self.state / 'kubeconfig'}", f"--cache-dir={self.state / 'kubectl-cache'}"]
-        return _run([str(cache / "kubectl"), *places, *arguments], stdin=stdin)
+        return _run([str(BINARIES / "kubectl"), *places, *arguments], stdin=stdin)
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self.kubectl("apply", "--filename=-", stdin="\n---\n".join(map(json.dumps, objects)))

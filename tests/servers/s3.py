@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
-from tests.servers import Server, free_port, start_server
+from tests.servers import BINARIES, Server, free_port, start_server
 
 OWNER = ("semievol-owner", "owner-secret-of-the-tests")
 READER = ("semievol-reader", "reader-secret-of-the-tests")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semievol" / "bin"
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ def minio_in(home: Path) -> Iterator[S3Server]:
 
 def minio_binary() -> Path:
     """What deploy/devcluster/build.sh built."""
-    found = CACHE / "minio"
+    found = BINARIES / "minio"
     if not found.exists():
-        raise RuntimeError(f"There is no MinIO in {CACHE}: run deploy/devcluster/build.sh minio (make test does).")
+        raise RuntimeError(f"There is no MinIO in {BINARIES}: run deploy/devcluster/build.sh minio (make test does).")
     return found
 
 

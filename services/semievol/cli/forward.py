@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POD_S = 15.0  # how long a connection waits for a pod that is ready; gRPC gives a connection 20 s
-_LOOK_EVERY_S = 0.5
 _LOOK_S = 5.0  # at other namespaces, for a hint
 _HANDSHAKE = re.compile(r"Handshake status (?P<status>\d{3}) (?P<words>[^-]*)")
 
@@ -110,7 +109,7 @@ class Tunnel:
             except (errors.Unavailable, errors.NotFound):  # NotFound: it went away in between
                 if time.monotonic() >= until:
                     raise
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(release.LOOK_EVERY_S)
 
 
 class Forwards:

@@ -17,8 +17,9 @@ SERVICE, SECRET = Kind("api/v1", "services"), Kind("api/v1", "secrets")
 _TLS, _TOKENS = "/etc/semievol/tls", "/etc/semievol/tokens"  # where the chart mounts Secrets
 _CA, _CERTIFICATE, _KEY, _TOKEN_LIST = "ca.crt", "tls.crt", "tls.key", "tokens"
 
-_ON_ITS_WAY = {"Terminating", "Pending", "PodInitializing", "ContainerCreating", "running, not ready"}
-_LOOK_EVERY_S = 0.5
+_TERMINATING, _NOT_READY = "Terminating", "running, not ready"
+_ON_ITS_WAY = {_TERMINATING, _NOT_READY, "Pending", "PodInitializing", "ContainerCreating"}
+LOOK_EVERY_S = 0.5
 
 
 def labels(component: str, release: str = "") -> dict[str, str]:
@@ -57,7 +58,7 @@ class Component:
                 raise errors.Unavailable(
                     f"No pod of {self.where} is ready ({said}). `kubectl describe pod` says more.", field="pod"
                 )
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(LOOK_EVERY_S)
 
     def port_of(self, pod: Object) -> int:
         """Raises NotFound."""
@@ -139,7 +140,7 @@ def _is_ready(pod: Object) -> bool:
 def _state(pod: Object) -> str:
     """In the cluster's own words."""
     if "deletionTimestamp" in pod["metadata"]:
-        return "Terminating"
+        return _TERMINATING
     status = pod.get("status", {})
     for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = one.get("state", {}).get("waiting") or {}
@@ -148,7 +149,7 @@ def _state(pod: Object) -> str:
     for one in status.get("conditions") or ():
         if one["type"] == "PodScheduled" and one["status"] == "False":
             return str(one.get("message") or one.get("reason"))
-    return "running, not ready" if status.get("phase") == "Running" else str(status.get("phase", "unknown"))
+    return _NOT_READY if status.get("phase") == "Running" else str(status.get("phase", "unknown"))
 
 
 def _mounted(pod: Object, path: str) -> list[tuple[str, dict[str, str]]]:

@@ -255,20 +255,20 @@ def check_whole(found: SecuritySettings | None = None) -> None:
 
 def is_address(host: str) -> bool:
     """Whether this is an IP address, not a name."""
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return _ip(host) is not None
 
 
 def is_loopback(host: str) -> bool:
     """Whether nobody beyond this machine reaches what listens there."""
-    name = host.strip("[]")
+    address = _ip(host)
+    return address.is_loopback if address else host.strip("[]") == "localhost"
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return name == "localhost"
+        return None
 
 
 # ---------------------------------------------------------------- files

@@ -180,9 +180,8 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
 
         self.version = semievol.__version__
         self.findings = [pb.Finding(name="store", status=pb.FINDING_STATUS_OK, message="works", seconds=0.1)]
-        self.drop_logs_before: list[
-            tuple[str, int]
-        ] = []  # (job, line) before which a stream breaks off with UNAVAILABLE, one after the other
+        # (job, line) before which a stream breaks off with UNAVAILABLE, one after the other
+        self.drop_logs_before: list[tuple[str, int]] = []
         self.hold_watch = False  # True: watches stay silent
         self.watching = 0
         self._drop_watch_after = drop_watch_after

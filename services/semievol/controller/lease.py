@@ -104,8 +104,8 @@ class Elector:
             self._take(there)
 
     def _keep(self) -> None:
-        before = leading, _ = not self.leader(), self._holds
-        if leading:
+        before = self._hold()
+        if before[0]:
             self._changed()
         while not self._stop.wait(self._duration_s / _RENEWALS):
             try:
@@ -114,10 +114,14 @@ class Elector:
                 pass
             except errors.SemiEvolError as error:
                 log.warning("The lease %s: %s", self._name, error.message)
-            if (now := (not self.leader(), self._holds)) != before:
+            if (now := self._hold()) != before:
                 before = now
                 log.info("%s %s", self._identity, "acts from now on" if now[0] else f"no longer acts; {self._other[0]}")
                 self._changed()
+
+    def _hold(self) -> tuple[bool, int]:
+        """(whether this replica acts, by which hold of its own)."""
+        return not self.leader(), self._holds
 
     def _free(self, there: Object) -> bool:
         """Whether nobody holds it: it was given back, it is ours from before, or its holder has been silent for too long."""

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from semievol.common import errors
-from semievol.launchers import counted_logs, entrypoint
+from semievol.launchers import entrypoint
+from semievol.launchers.counted_logs import CountedLogs
 from semievol.launchers.inline import InlineLauncher
-from semievol.ports import JobSpec, JobState, JobStatus, LogPart
+from semievol.ports import JobSpec, JobState, JobStatus
 
 Script = Callable[[JobSpec], JobStatus | None]
 
 
-class FakeLauncher:
+class FakeLauncher(CountedLogs):
     """`script(job)` decides a job's status at submission without running it; None runs it. `submitted` lists the accepted jobs in order,
     `cancelled` the names of those that were stopped.
 
@@ -70,9 +71,6 @@ class FakeLauncher:
             lines = [f"shard {shard}: {line}" for shard, one in self._groups[name] for line in self._inline.logs(one)]
             return lines[start:]
         return self._inline.logs(name, start)
-
-    def log_part(self, name: str, position: str = "") -> LogPart:
-        return counted_logs.part(lambda start: self.logs(name, start), position)
 
     def cancel(self, name: str) -> None:
         self.cancelled.append(name)

@@ -11,13 +11,14 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from semievol.launchers import counted_logs, entrypoint
-from semievol.ports import JobSpec, JobState, JobStatus, LogPart
+from semievol.launchers import entrypoint
+from semievol.launchers.counted_logs import CountedLogs
+from semievol.ports import JobSpec, JobState, JobStatus
 
 MAX_LOG_LINES = 10_000  # per job; the oldest go first
 
 
-class InlineLauncher:
+class InlineLauncher(CountedLogs):
     """See `ports.Launcher`. Its memory of jobs ends with the process."""
 
     group_size = 0
@@ -46,9 +47,6 @@ class InlineLauncher:
     def logs(self, name: str, start: int = 0) -> list[str]:
         job = self._jobs.get(name)
         return job.log.read(start) if job else []
-
-    def log_part(self, name: str, position: str = "") -> LogPart:
-        return counted_logs.part(lambda start: self.logs(name, start), position)
 
     def cancel(self, name: str) -> None:
         job = self._jobs.get(name)

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from semievol.common import errors
-from semievol.launchers import counted_logs, entrypoint, processes
+from semievol.launchers import entrypoint, processes
+from semievol.launchers.counted_logs import CountedLogs
 from semievol.launchers.supervisor import JOB, LOG, PROCESS, STATUS, write_record
-from semievol.ports import JobSpec, JobState, JobStatus, LogPart
+from semievol.ports import JobSpec, JobState, JobStatus
 
 _POLL_S = 0.02
 
 
-class SubprocessLauncher:
+class SubprocessLauncher(CountedLogs):
     """See `ports.Launcher`. `grace_s`: seconds between SIGTERM and SIGKILL; training saves a checkpoint meanwhile."""
 
     group_size = 0
@@ -94,9 +95,6 @@ class SubprocessLauncher:
         if ended and len(whole) < len(data):  # the last line of a job that was killed
             found.append(data[len(whole) :])
         return [line.decode(errors="replace") for line in found[start - lines :]]
-
-    def log_part(self, name: str, position: str = "") -> LogPart:
-        return counted_logs.part(lambda start: self.logs(name, start), position)
 
     def cancel(self, name: str) -> None:
         with self._lock:
