@@ -82,7 +82,7 @@ def test_the_callers_token_and_deadline_go_along_and_the_answer_comes_back(actin
     with (
         running(around(acting), guard=GUARD) as one,
         waiting(one) as other,
-        ControllerClient(other, access=OURS, deadline_s=20) as client,
+        ControllerClient(other, access=OURS, deadline_s=19.5) as client,
     ):
         assert client.cancel_run("demo").state == pb.STATE_CANCELLED
     ((metadata, left_s),) = acting.seen
