@@ -21,7 +21,7 @@ CHART = ROOT / "helm" / "semievol"
 NAME = "semievol"
 _VALUES = [CHART / "values-cpu-trial.yaml", ROOT / "deploy" / "devcluster" / "servers.yaml"]
 _SETTINGS = ("image.tag=dev", "tls.mode=self-signed")
-_READY_S, _RUN_S = 600, 2400
+_READY_S, _UPGRADED_S, _RUN_S = 600, 300, 2400
 _KINDS = (
     "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims,leases,poddisruptionbudgets"
 )
@@ -77,6 +77,12 @@ class Release:
         wait = ["--wait", "--timeout", f"{_READY_S}s"]
         self.helm("install", NAME, str(CHART), *values, *set_, *wait, timeout_s=_READY_S + 30)
 
+    def upgrade(self, *settings: str) -> None:
+        """With these values changed; until all is ready again."""
+        set_ = [argument for one in settings for argument in ("--set", one)]
+        wait = ["--wait", "--timeout", f"{_UPGRADED_S}s"]
+        self.helm("upgrade", NAME, str(CHART), "--reuse-values", *set_, *wait, timeout_s=_UPGRADED_S + 30)
+
     def remove(self) -> None:
         """With its volumes and the namespace, whatever is still there."""
         self.helm("uninstall", NAME, "--wait", fails=True, timeout_s=300)
@@ -104,6 +110,11 @@ class Release:
     def status(self, run: str) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(self.semievol("status", run, "--json"))
         return told
+
+    def acting(self) -> str:
+        """The pod of the controller that drives runs; empty while there is none."""
+        lease = json.loads(self.kubectl("get", "lease", f"{NAME}-controller", "--output=json"))
+        return str(lease["spec"].get("holderIdentity") or "")
 
     def end_of(self, run: str) -> dict[str, Any]:
         """Its status when it has ended, however it ended."""

@@ -21,13 +21,14 @@ import openai
 import pytest
 import yaml
 
-from tests.release import CHART, NAME, Release, small_run, until
+from tests.release import NAME, Release, small_run, until
 from tests.servers import BINARIES
 
 VLLM = os.environ.get("STORY_ENGINE") == "vllm"
 VLLM_PODS = ("engine.backend=vllm", "engine.runs=pods", "engine.vllm.kv_cache_gib=1", "engine.vllm.max_model_len=1024")
 QUESTION = "The streetlight outside my house has been out for a week."
 RUN_S = 2400
+CONTROLLERS = ("-l", "app.kubernetes.io/component=controller")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.story, pytest.mark.models, pytest.mark.timeout(RUN_S + 600)]
 
@@ -111,7 +112,7 @@ def test_a_disturbed_run_publishes_the_same_and_is_watched_to_its_end(release: R
     release.kubectl("delete", "job", pod["metadata"]["labels"]["job-name"], "--wait=false")
     pod = until(lambda: release.working("step"), 300, "no step works")[0]
     release.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
-    release.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=controller", "--grace-period=0", "--force")
+    release.kubectl("delete", "pod", *CONTROLLERS, "--grace-period=0", "--force")
     release.kubectl("rollout", "status", f"deployment/{NAME}-controller", "--timeout=120s", timeout_s=130)
     ended = release.end_of("townhall")
     watching.join(120)
@@ -141,19 +142,43 @@ def test_a_cancelled_run_leaves_nothing_running(release: Release, run_file: Path
     assert not [*release.working("step"), *release.working("training"), *release.working("run-engine")]
 
 
-def test_an_upgrade_during_a_run_ends_it_not(release: Release) -> None:
+def test_of_two_controllers_either_is_called_and_the_other_takes_over(release: Release) -> None:
+    """The command line calls the youngest pod, which is not the one that acts; then the one that acts is killed."""
+    release.upgrade("controller.replicas=2")
+    acting = release.acting()
+    youngest = max(release.found("pods", *CONTROLLERS), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    assert youngest["metadata"]["name"] != acting
     ended = len(release.jobs_of("second"))
     release.semievol("retry", "second")
+    followed: list[str] = []
+    following = threading.Thread(
+        target=lambda: followed.extend(release.semievol("logs", "second", "--follow", "--json", timeout_s=RUN_S).splitlines()),
+        daemon=True,
+    )
+    following.start()
     until(lambda: len(release.jobs_of("second")) > ended, 120, "no Job is there")
-    changed = ["--set", "controller.podAnnotations.again=yes", "--set", "jobs.step.ttlSecondsAfterFinished=300"]
-    release.helm("upgrade", NAME, str(CHART), "--reuse-values", *changed, "--wait", "--timeout", "300s", timeout_s=330)
+    release.kubectl("delete", "pod", acting, "--grace-period=0", "--force")
+    until(lambda: release.acting() not in ("", acting), 60, "no other controller acts")
+    told = release.end_of("second")
+    assert told["state"] == "succeeded", told
+    following.join(120)
+    assert any("evaluate-evolved" in json.loads(line)["job"] for line in followed), (
+        "who follows the logs reads the last ones, too"
+    )
+
+
+def test_an_upgrade_during_a_run_ends_it_not(release: Release) -> None:
+    ended = len(release.jobs_of("second"))
+    release.semievol("retry", "second", "--from", "1/judge")
+    until(lambda: len(release.jobs_of("second")) > ended, 120, "no Job is there")
+    release.upgrade("controller.podAnnotations.again=yes", "jobs.step.ttlSecondsAfterFinished=300")
     told = release.end_of("second")
     assert told["state"] == "succeeded", told
 
 
 def test_models_answer_while_the_controller_is_away(release: Release) -> None:
     release.kubectl("scale", f"deployment/{NAME}-controller", "--replicas=0")
-    until(lambda: not release.found("pods", "-l", "app.kubernetes.io/component=controller"), 60, "the controller stays")
+    until(lambda: not release.found("pods", *CONTROLLERS), 60, "the controller stays")
     assert release.semievol("generate", QUESTION, "--model", "production").strip()
 
 

@@ -37,6 +37,13 @@ def test_a_cpu_compiles_nothing_unless_asked_to() -> None:
     assert not arguments("cuda")["enforce_eager"]
 
 
+def test_on_a_cpu_prompts_share_beginnings_of_a_few_dozen_tokens() -> None:
+    assert arguments("cpu")["enable_prefix_caching"]
+    assert arguments("cpu")["block_size"] == 32
+    assert arguments("cpu", extra={"block_size": 64})["block_size"] == 64
+    assert "block_size" not in arguments("cuda")
+
+
 def test_memory_is_named_outright_on_a_cpu_and_as_a_share_on_a_gpu() -> None:
     assert arguments("cpu")["kv_cache_memory_bytes"] == 2 * 2**30
     assert "gpu_memory_utilization" not in arguments("cpu")

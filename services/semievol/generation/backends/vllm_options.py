@@ -18,6 +18,9 @@ Switch = Literal["auto", "on", "off"]
 _GIB = 2**30
 _CPU_KV_CACHE_GIB = 2.0
 _CPU_SEQUENCES = 64  # beyond, a step of the CPU engine grows as fast as its batch
+# Tokens that share a cached beginning in whole blocks. vLLM's 128 on a CPU is longer than an instruction, and so nothing would be shared; 32 is
+# the least that its attention takes there. 64 rows of the demo took 8.2 instead of 17.2 s.
+_CPU_BLOCK_TOKENS = 32
 _MAX_LOGPROBS = 20  # the API's bound on alternatives per token
 # Modules of the usual decoder families that may carry a LoRA. The head must not be among them: vLLM's CPU head with a LoRA cannot give
 # the log-probabilities of a prompt, and scores are made of those.
@@ -118,7 +121,9 @@ class VllmOptions(BaseSettings):
             arguments["max_num_batched_tokens"] = tokens
         if gib := self.kv_cache_gib or (_CPU_KV_CACHE_GIB if cpu else 0):
             arguments["kv_cache_memory_bytes"] = int(gib * _GIB)
-        if not cpu:
+        if cpu:
+            arguments["block_size"] = _CPU_BLOCK_TOKENS
+        else:
             arguments["gpu_memory_utilization"] = self.gpu_memory_utilization
         if self.max_queued_requests:
             arguments["max_num_queued_reqs"] = self.max_queued_requests
