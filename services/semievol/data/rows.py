@@ -34,11 +34,17 @@ _NUMBER = re.compile(r"\$?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """`row` has no answer yet, and no id where the record has none. `answer` is what Row.answer would be; `answer_fault` why it cannot be used."""
+    """`row` has no answer yet, and no id where the record has none. `answer` is what Row.answer would be; `answer_fault` why it cannot be used;
+    `from_zero`: it seems to count the options from 0, and so do all others of its file."""
 
     row: Row
     answer: str | None
     answer_fault: str
+    from_zero: bool = False
+
+
+class FromZeroError(BadRecordError):
+    """The answer of a choice is 0: another answer of its file is another option than it says."""
 
 
 def required(task: Task, labeled: bool) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ def parse_row(taken: Taken, task: Task) -> Parsed:
     try:
         return Parsed(row, _answer(values.get("answer"), row, task), "")
     except BadRecordError as fault:
-        return Parsed(row, None, str(fault))
+        return Parsed(row, None, str(fault), isinstance(fault, FromZeroError))
 
 
 def content_id(row: Row) -> str:
@@ -201,7 +207,10 @@ def _answer(value: Any, row: Row, task: Task) -> str | None:
     if task.type is TaskType.CHOICE:
         if answer is None:
             letters = f"A-{_letter(len(task.options_of(row)) - 1)}"
-            raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
+            reason = f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options"
+            if text == "0":
+                raise FromZeroError(f"{reason}; numbers count the options from 1: write letters or the options' words")
+            raise BadRecordError(reason)
         return answer.value
     if task.type is TaskType.NUMBER and not (answer and _NUMBER.fullmatch(text)):
         raise BadRecordError(f"the answer {text[:60]!r} is not a number")

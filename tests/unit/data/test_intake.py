@@ -410,3 +410,25 @@ def test_a_parquet_row_over_the_limit_costs_itself_alone(tmp_path: Path) -> None
     data = load(parquet_file(tmp_path, rows), TEXT, Role.LABELED, on_bad="quarantine", max_bad_share=1.0, max_row_bytes=100)
     assert [row.question for row in data.rows] == ["Short?"]
     assert "longer than 100 bytes" in data.bad[0].reason
+
+
+FROM_ZERO = [{"id": f"r{n}", "question": f"Q{n}?", "options": list("wxyz"), "answer": int(n > 0)} for n in range(20)]
+
+
+def test_answers_that_count_from_0_refuse_a_file_even_where_few_rows_show_it(tmp_path: Path) -> None:
+    """One 0 in 20 rows is within what quarantine leaves out; the other 19 would each be taken for the option before the one they mean."""
+    path = jsonl_file(tmp_path, *FROM_ZERO)
+    with pytest.raises(errors.InvalidInput, match="seem to count the options from 0") as caught:
+        load(path, CHOICE, Role.LABELED, on_bad="quarantine")
+    (bad,) = caught.value.rows
+    assert "numbers count the options from 1: write letters" in bad.reason
+
+
+def test_unlabeled_answers_that_count_from_0_are_not_compared_with(tmp_path: Path) -> None:
+    data = load(jsonl_file(tmp_path, *FROM_ZERO, "{"), CHOICE, Role.UNLABELED, on_bad="quarantine")
+    assert (len(data.rows), data.answers, data.ignored_answers) == (20, {}, 20)
+
+
+def test_an_option_may_be_0(tmp_path: Path) -> None:
+    data = load(jsonl_file(tmp_path, {"id": "a", "question": "1-1?", "options": ["1", "0"], "answer": 0}), CHOICE, Role.LABELED)
+    assert data.answers == {"a": "B"}
