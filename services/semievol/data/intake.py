@@ -138,7 +138,7 @@ class _Intake:
             self._columns |= self._reader.uses(table.columns)
             lacking = self._reader.lacking(self._required, table.columns)
             if lacking:
-                raise self._unusable(lacking + _separator_hint(table.columns))
+                raise self._unusable(_other_separator(table.columns) or lacking)
             self._check_mapped(table.columns)
         for record in table.records:
             if isinstance(record, BadRow):
@@ -214,6 +214,7 @@ class _Intake:
         return replace(self._data, rows=tuple(self._rows), bad=tuple(self._bad), columns=self._columns)
 
 
-def _separator_hint(columns: tuple[str, ...]) -> str:
+def _other_separator(columns: tuple[str, ...]) -> str:
+    """Why one column is all there is, where it seems to be several; else nothing."""
     found = next((separator for separator in (";", "\t", "|") if separator in columns[0]), None) if len(columns) == 1 else None
-    return f"; the cells seem to be separated by {found!r}, a comma is expected" if found else ""
+    return f"the whole header is one cell; the cells seem to be separated by {found!r}, a comma is expected" if found else ""
