@@ -274,6 +274,8 @@ def _describe(problem: Any, field: str, path: list[str]) -> str:
         return f"the key {field!r} is missing."
     if kind == "value_error":
         return f"{problem['ctx']['error']}."
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return f"{field}: a text is expected, not {given!r}; put it in quotes (YAML takes a bare yes, no, on or off for true or false)."
     message = "letters, digits, `-`, `_` and `.`, at most 63 of them" if kind == "string_pattern_mismatch" else problem["msg"]
     return f"{field}: {message[0].lower()}{message[1:]}, not {given!r}."
 
