@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from semievol.algorithm.prompts import plain_prompt, response_text
 from semievol.algorithm.types import AnswerForm, Row, Task, TaskType
@@ -147,10 +150,11 @@ def _task_words(found: Findings) -> str:
     classes = guess.classes(found.datasets) if found.task.type is TaskType.TEXT else []
     if not classes:
         return said
-    listed = ", ".join(classes)
+    # as YAML has them: a class may be `no`, 0 or have a comma
+    listed = yaml.safe_dump(classes, default_flow_style=True, allow_unicode=True, width=sys.maxsize).strip()
     return (
         f"{said} There are only {len(classes)} different answers, so it may be a classification: in the run file, "
-        f"task: {{type: choice, answer: text, options: [{listed}]}}."
+        f"task: {{type: choice, answer: text, options: {listed}}}."
     )
 
 

@@ -250,10 +250,24 @@ def _check_engine(spec: RunSpec, source: str) -> None:
         )
 
 
+class _KeysOnce(yaml.SafeLoader):
+    """YAML takes the last of two equal keys: half of what was meant, and nobody is told."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value == "<<":  # merges come first, and may be written over
+                continue
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_run_file(text: str, *, source: str) -> dict[str, Any]:
     """The plain values of a YAML run file. Raises InvalidInput with the line of a syntax error."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _KeysOnce)  # a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -274,7 +288,11 @@ def _describe(problem: Any, field: str, path: list[str]) -> str:
         return f"the key {field!r} is missing."
     if kind == "value_error":
         return f"{problem['ctx']['error']}."
-    message = "letters, digits, `-`, `_` and `.`, at most 63 of them" if kind == "string_pattern_mismatch" else problem["msg"]
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        why = " (YAML takes a bare yes, no, on or off for true or false)" if isinstance(given, bool) else ""
+        return f"{field}: a text is expected, not {given!r}; put it in quotes{why}."
+    name = "letters, digits, `-`, `_` and `.`, at most 63 of them, the first a letter or digit"
+    message = name if kind == "string_pattern_mismatch" else problem["msg"]
     return f"{field}: {message[0].lower()}{message[1:]}, not {given!r}."
 
 

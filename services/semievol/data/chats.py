@@ -1,4 +1,5 @@
-"""Chats as rows: `messages`, or `prompt` with `completion` (texts, or lists of messages), as trainers read them.
+"""Chats as rows: `messages`, or `prompt` with `completion` (texts, or lists of messages), as trainers read them. A message has `role` and
+`content`, or ShareGPT's `from` and `value`.
 
 The user's message is the question, the assistant's after it the answer. A chat of several turns is refused: its last question cannot
 be asked without the turns before it, and dropping them would make it another question. System text is metadata (`system`): what every
@@ -17,6 +18,7 @@ MEANINGS = {"messages": "question and answer", "prompt": "question", "completion
 GIVES = {"messages": ("question", "answer"), "prompt": ("question",), "completion": ("answer",)}
 
 _ROLES = ("system", "user", "assistant")
+_OTHER_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # of ShareGPT; OpenAI's newer name
 # What a reply ends with where it was written as our prompts ask for it; the words before are how it came about.
 _LAST_LINE = re.compile(r"(?:^|\n)[ \t*_]*answer[ \t*_]*:[ \t]*(\S[^\n]*)\s*\Z", re.IGNORECASE)
 
@@ -111,12 +113,13 @@ def _json_list(text: str) -> list[Any] | None:
 
 def _message(name: str, number: int, value: Any) -> _Message:
     where = f"message {number} of {name!r}"
-    if not isinstance(value, Mapping) or "role" not in value or "content" not in value:
+    keys = ("from", "value") if isinstance(value, Mapping) and "role" not in value else ("role", "content")
+    if not isinstance(value, Mapping) or not set(keys) <= set(value):
         raise BadRecordError(f"{where} is not an object with 'role' and 'content'")
-    role = value["role"]
+    role, content = (value[key] for key in keys)
+    role = _OTHER_ROLES.get(str(role), role)
     if role not in _ROLES:
         raise BadRecordError(f"{where} has the role {str(role)[:40]!r}; it is one of {', '.join(_ROLES)}")
-    content = value["content"]
     if isinstance(content, list):
         content = _joined(content)
     if not isinstance(content, str):

@@ -16,7 +16,19 @@ from semievol.data import chats
 
 # What other data sets call our columns, the surest name first. A suggestion, never a guess that is acted on.
 _OTHER_NAMES = {
-    "question": ("query", "text", "sentence", "problem", "input", "instruction", "utterance", "document", "content", "title"),
+    "question": (
+        "query",
+        "text",
+        "sentence",
+        "problem",
+        "instruction",  # before Alpaca's `input`, which is mostly empty
+        "input",
+        "utterance",
+        "document",
+        "content",
+        "ctx",
+        "title",
+    ),
     "options": ("choices", "candidates", "alternatives", "endings", "answers"),
     "answer": (
         "label",
@@ -99,19 +111,16 @@ class ColumnReader:
             return f"there is no column 'question'; did you mean 'messages' by {chat!r}? (--map messages={chat}; in a run file data.map)"
         near = {ours: name for ours in missing if (name := _nearest(ours, free))}
         near |= {ours: name for ours, name in self.suggested(names).items() if ours not in near and name not in near.values()}
-        if not near:
-            return f"there is no column {missing[0]!r}; there are: {_listed(names)}"
-        first = next(iter(near))
-        given_as = " ".join(f"--map {ours}={name}" for ours, name in near.items())
-        return (
-            f"there is no column {missing[0]!r}; did you mean {first!r} by {near[first]!r}? ({given_as}; in a run file data.map)"
-        )
+        first = missing[0]
+        given_as = " ".join(f"--map {ours}={name}" for ours, name in ({first: "COLUMN"} | near).items())
+        meant = f"did you mean {first!r} by {near[first]!r}?" if first in near else f"there are: {_listed(names)}"
+        return f"there is no column {first!r}; {meant} ({given_as}; in a run file data.map)"
 
     def suggested(self, names: Iterable[str]) -> dict[str, str]:
-        """Our column -> one that is taken for metadata and has a well-known other name of it."""
+        """Our column -> one that is taken for metadata and has its name in other case, or a well-known other name of it."""
         plan = self._plan(names)
         free = {name.lower(): name for name in reversed(plan.metadata) if name not in COLUMNS}
-        found = {ours: [free[other] for other in others if other in free] for ours, others in _OTHER_NAMES.items()}
+        found = {ours: [free[other] for other in (ours, *others) if other in free] for ours, others in _OTHER_NAMES.items()}
         wanted = {ours for ours in COLUMNS if ours not in plan.given}
         return {ours: theirs[0] for ours, theirs in found.items() if ours in wanted and theirs}
 

@@ -65,6 +65,10 @@ def _unreadable(path: Path, reason: str) -> errors.InvalidInput:
 
 def _check_distinct(path: Path, columns: tuple[str, ...], verb: str) -> None:
     twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice and not twice[0]:
+        raise _unreadable(
+            path, f"{verb} {columns.count('')} columns without a name; name them, or take them out (commas at line ends?)"
+        )
     if twice:
         raise _unreadable(path, f"{verb} column {twice[0]!r} twice")
 
@@ -105,7 +109,13 @@ def _read_jsonl(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
 
 
 def _json_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[Record | BadRow]:
+    first = True
     for line in _lines(file, max_row_bytes):
+        if first and line.text and line.text.strip():
+            first = False
+            if spread := _spread_over_lines(line.text.strip()):
+                yield BadRow(name, line.number, spread)  # once for the file, not for each of its lines
+                return
         if line.text is None:
             yield BadRow(name, line.number, too_long(max_row_bytes))
         elif line.text.strip():
@@ -122,6 +132,14 @@ def _json_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[Rec
                     yield Record(line.number, value)
                 else:
                     yield BadRow(name, line.number, f"a JSON object is expected, this is {_json_type(value)}")
+
+
+def _spread_over_lines(first: str) -> str:
+    """Why a file with this first line is JSON but no JSON lines; empty for any other."""
+    if first not in ("[", "{") and not (first.startswith("[") and first.endswith(",")):
+        return ""
+    what, how = ("an array", ".[]") if first.startswith("[") else ("an object", ".")
+    return f"{what} goes on over several lines; one object a line is expected (jq -c '{how}' FILE writes them so)"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

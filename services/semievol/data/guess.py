@@ -15,7 +15,7 @@ from semievol.common.errors import BadRow
 from semievol.data.columns import ColumnReader
 from semievol.data.formats import MAX_ROW_BYTES
 from semievol.data.intake import DataSet, Role
-from semievol.data.rows import BadRecordError
+from semievol.data.rows import BadRecordError, is_number
 from semievol.data.sources import open_table, parse
 
 PEEKED_ROWS = 200
@@ -32,16 +32,18 @@ _NAMES = (  # in the name of a file or of its split; the first that is there
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """The first rows of a source: the `names` of its columns, the `columns` of ours that they give, and the answers among them."""
+    """The first rows of a source: the `names` of its columns, the `columns` of ours that they give, the answers among them, and how many rows
+    could be read."""
 
     names: tuple[str, ...] = ()
     columns: frozenset[str] = frozenset()
     answers: list[str] = field(default_factory=list)
+    rows: int = 0
 
 
 def peek(reference: str, names: Mapping[str, str] = NO_MAP) -> Peek:
     """A source that cannot be read gives nothing: `load` says what is wrong with it. Raises Unavailable, which is slow to find out."""
-    reader, found, answers = ColumnReader(names), dict[str, None](), []
+    reader, found, answers, rows = ColumnReader(names), dict[str, None](), [], 0
     columns = frozenset[str]()
     try:
         with open_table(reference, MAX_ROW_BYTES) as (_, table):
@@ -56,13 +58,14 @@ def peek(reference: str, names: Mapping[str, str] = NO_MAP) -> Peek:
                     answer = reader.take(record.values).values.get("answer")
                 except BadRecordError:
                     continue
+                rows += 1
                 if answer is not None and str(answer).strip():
                     answers.append(str(answer))
     except errors.Unavailable:
         raise
     except errors.SemiEvolError:
         pass
-    return Peek(tuple(found), columns, answers)
+    return Peek(tuple(found), columns, answers, rows)
 
 
 def check_mapped(seen: Sequence[Peek], names: Mapping[str, str]) -> None:
@@ -81,7 +84,9 @@ def role(reference: str, seen: Peek) -> tuple[Role, str]:
         match = pattern.search(name)
         if match and (found is Role.UNLABELED or seen.answers):
             return found, f"its name says {match[0]}"
-    return (Role.LABELED, "it has answers") if "answer" in seen.columns else (Role.UNLABELED, "it has no answers")
+    if "answer" not in seen.columns:
+        return Role.UNLABELED, "it has no answers"
+    return (Role.UNLABELED, "its answers are empty") if seen.rows and not seen.answers else (Role.LABELED, "it has answers")
 
 
 def task_type(seen: Sequence[Peek]) -> tuple[TaskType, str]:
@@ -89,7 +94,10 @@ def task_type(seen: Sequence[Peek]) -> tuple[TaskType, str]:
     if any("options" in one.columns for one in seen):
         return TaskType.CHOICE, "there are options"
     answers = [answer for one in seen for answer in one.answers]
-    numbers = [found.value for answer in answers if (found := canonical_answer(answer, Row("", ""), Task(TaskType.NUMBER)))]
+    number = Task(TaskType.NUMBER)
+    numbers = [
+        found.value for answer in answers if is_number(answer) and (found := canonical_answer(answer, Row("", ""), number))
+    ]
     if answers and len(numbers) == len(answers) and len(set(numbers)) > _FEWEST_NUMBERS:
         return TaskType.NUMBER, "all answers are numbers"
     return TaskType.TEXT, "there are no options"

@@ -81,6 +81,8 @@ def load(
     """Reads all rows of a file, a dataset directory or a hub dataset (sources.py). `names`: the map (columns.py). `on_bad`: one bad row
     refuses the source, or bad rows are left out as long as they are at most `max_bad_share` of all.
 
+    Answers that seem to count options from 0 always refuse a source that needs them: each would be taken for its neighbour.
+
     Raises NotFound, StorageError, Unavailable, NotSupported, InvalidInput (field `data.<role>`, `rows` has every bad row).
     """
     where = f"data.{role}"
@@ -96,22 +98,24 @@ def load(
         raise
     data = intake.result()
     total = len(data.rows) + len(data.bad)
-    if data.bad and (on_bad == "fail" or len(data.bad) > max_bad_share * total):
-        raise errors.InvalidInput(_message(data, total, on_bad, max_bad_share), field=where, rows=data.bad)
+    from_zero = intake.from_zero and role is not Role.UNLABELED
+    if data.bad and (on_bad == "fail" or len(data.bad) > max_bad_share * total or from_zero):
+        end = f"; at most {max_bad_share:.0%} may be left out" if on_bad == "quarantine" else ""
+        end = "; all of its answers seem to count the options from 0" if from_zero else end
+        raise errors.InvalidInput(_message(data, total, end), field=where, rows=data.bad)
     if not data.rows:
         raise errors.InvalidInput(f"{source} has no rows.", field=where)
     return data
 
 
-def _message(data: DataSet, total: int, on_bad: str, max_bad_share: float) -> str:
+def _message(data: DataSet, total: int, end: str) -> str:
     shown = "\n".join(f"  {bad}" for bad in data.bad[:SHOWN])
     more = f"\n  ... and {len(data.bad) - SHOWN} more" if len(data.bad) > SHOWN else ""
-    end = f"; at most {max_bad_share:.0%} may be left out" if on_bad == "quarantine" else ""
     return f"{len(data.bad)} of {total} rows of {data.file} cannot be used{end}:\n{shown}{more}"
 
 
 class _Intake:
-    """Takes records one by one and keeps count."""
+    """Takes records one by one and keeps count. `from_zero`: an answer was 0, where options count from 1."""
 
     def __init__(self, file: str, task: Task, role: Role, format: str, names: Mapping[str, str]) -> None:
         self._task = task
@@ -126,6 +130,7 @@ class _Intake:
         self._names: tuple[str, ...] | None = None  # columns of the last row
         self._lacking: str | None = None  # why they do not do
         self._used: tuple[str, ...] | None = None  # columns of the last good row
+        self.from_zero = False
 
     def take(self, table: Table) -> None:
         """Raises InvalidInput where the source as a whole is unusable."""
@@ -133,7 +138,7 @@ class _Intake:
             self._columns |= self._reader.uses(table.columns)
             lacking = self._reader.lacking(self._required, table.columns)
             if lacking:
-                raise self._unusable(lacking + _separator_hint(table.columns))
+                raise self._unusable(_other_separator(table.columns) or lacking)
             self._check_mapped(table.columns)
         for record in table.records:
             if isinstance(record, BadRow):
@@ -167,6 +172,7 @@ class _Intake:
             if self._lacking:
                 raise BadRecordError(self._lacking)
             parsed = parse_row(self._reader.take(record.values), self._task)
+            self.from_zero = self.from_zero or parsed.from_zero
             if self._labeled and parsed.answer is None:
                 raise BadRecordError(parsed.answer_fault or "the answer is empty")
             row = self._identified(parsed)
@@ -202,9 +208,13 @@ class _Intake:
         return replace(row, answer=answer)
 
     def result(self) -> DataSet:
+        if self.from_zero and not self._labeled:  # the report would compare with each one's neighbour
+            self._data.ignored_answers += len(self._data.answers)
+            self._data.answers = {}
         return replace(self._data, rows=tuple(self._rows), bad=tuple(self._bad), columns=self._columns)
 
 
-def _separator_hint(columns: tuple[str, ...]) -> str:
+def _other_separator(columns: tuple[str, ...]) -> str:
+    """Why one column is all there is, where it seems to be several; else nothing."""
     found = next((separator for separator in (";", "\t", "|") if separator in columns[0]), None) if len(columns) == 1 else None
-    return f"; the cells seem to be separated by {found!r}, a comma is expected" if found else ""
+    return f"the whole header is one cell; the cells seem to be separated by {found!r}, a comma is expected" if found else ""

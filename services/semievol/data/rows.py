@@ -1,8 +1,8 @@
 """One record of a data file -> a Row, or the reason why it is none.
 
-Columns (columns.py finds them): `question`; `options` for multiple choice (a JSON list, a Python list as some CSV files have it, or
-an object of lists `text` and `label` as some hubs do); `answer` where the file is labeled; `id` and `category` if there are any. All
-others are metadata (METHOD, trap 6).
+Columns (columns.py finds them): `question`; `options` for multiple choice (a JSON list, a Python list as some CSV files have it, an
+object of lists `text` and `label`, a list of such objects, or an object of letters, as some hubs do); `answer` where the file is
+labeled; `id` and `category` if there are any. All others are metadata (METHOD, trap 6).
 
 The answer of a multiple-choice row is its option's letter (`b`, `B.`, `(B)`), number from 1, or own words; `algorithm.options`
 says what holds where two readings are possible (a lone letter is a label, even where an option reads like it).
@@ -25,7 +25,7 @@ from semievol.data.chats import BadRecordError
 from semievol.data.columns import Taken
 from semievol.data.formats import is_clean
 
-__all__ = ["BadRecordError", "Parsed", "content_id", "parse_row", "required"]
+__all__ = ["BadRecordError", "Parsed", "content_id", "is_number", "parse_row", "required"]
 
 MAX_ID_LETTERS = 256
 _MAX_LITERAL = 64 * 1024  # characters of a Python list; parsing one takes far more memory than its text
@@ -34,11 +34,17 @@ _NUMBER = re.compile(r"\$?[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """`row` has no answer yet, and no id where the record has none. `answer` is what Row.answer would be; `answer_fault` why it cannot be used."""
+    """`row` has no answer yet, and no id where the record has none. `answer` is what Row.answer would be; `answer_fault` why it cannot be used;
+    `from_zero`: it seems to count the options from 0, and so do all others of its file."""
 
     row: Row
     answer: str | None
     answer_fault: str
+    from_zero: bool = False
+
+
+class FromZeroError(BadRecordError):
+    """The answer of a choice is 0: another answer of its file is another option than it says."""
 
 
 def required(task: Task, labeled: bool) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ def parse_row(taken: Taken, task: Task) -> Parsed:
     try:
         return Parsed(row, _answer(values.get("answer"), row, task), "")
     except BadRecordError as fault:
-        return Parsed(row, None, str(fault))
+        return Parsed(row, None, str(fault), isinstance(fault, FromZeroError))
 
 
 def content_id(row: Row) -> str:
@@ -142,10 +148,14 @@ def _option_list(value: Any) -> list[Any]:
         return []
     if isinstance(value, str):
         value = _literal(value.strip())
+    if isinstance(value, list) and value and all(isinstance(one, dict) and set(one) == {"text", "label"} for one in value):
+        value = {name: [one[name] for one in value] for name in ("text", "label")}
+    elif isinstance(value, dict) and value and set(value) == {_letter(index) for index in range(len(value))}:
+        value = [value[letter] for letter in sorted(value)]
     if isinstance(value, dict) and set(value) == {"text", "label"}:
         value = _labeled_options(value)
     if not isinstance(value, list | tuple):
-        raise BadRecordError("'options' is neither a JSON list nor a Python list")
+        raise BadRecordError('\'options\' is neither a JSON list nor a Python list, such as ["red", "blue"]')
     return list(value)
 
 
@@ -190,21 +200,29 @@ def _letter(index: int) -> str:
     return letter_of(index) if index < MAX_OPTIONS else str(index + 1)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number and nothing else."""
+    return bool(_NUMBER.fullmatch(text.strip()))
+
+
 def _answer(value: Any, row: Row, task: Task) -> str | None:
     """What Row.answer holds: a letter for a choice, the file's own words otherwise; None where the cell is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         raise BadRecordError("'answer' is neither a text nor a number")
-    text = str(value).strip()
+    text = json.dumps(value) if isinstance(value, bool) else str(value).strip()
     answer = canonical_answer(text, row, task)
     if task.type is TaskType.CHOICE:
         if answer is None:
             letters = f"A-{_letter(len(task.options_of(row)) - 1)}"
-            raise BadRecordError(f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options")
+            reason = f"the answer {text[:60]!r} is neither a letter {letters} nor one of the options"
+            if text == "0":
+                raise FromZeroError(f"{reason}; numbers count the options from 1: write letters or the options' words")
+            raise BadRecordError(reason)
         return answer.value
-    if task.type is TaskType.NUMBER and not (answer and _NUMBER.fullmatch(text)):
-        raise BadRecordError(f"the answer {text[:60]!r} is not a number")
+    if task.type is TaskType.NUMBER and not (answer and is_number(text)):
+        raise BadRecordError(f"the answer {text[:60]!r} is not a number; write the number alone")
     if answer is None:
         raise BadRecordError(f"the answer {text[:60]!r} has no words")
     return text

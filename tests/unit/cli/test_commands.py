@@ -123,9 +123,12 @@ def test_run_finds_bad_rows_before_anything_is_started(
     [
         (("theta", "thetta: 3\n"), "did you mean 'theta'?"),
         (("train", "train: {epochs: 0}\n"), "train.epochs"),
+        (("theta", "theta: 40\ntheta: 60\n"), "the key 'theta' stands there twice"),
+        (("gate", "gate: {holdout: 0.1, min_gain: 0, holdout: 0.2}\n"), "the key 'holdout' stands there twice"),
+        (("engine", "engine: yes\n"), "engine: a text is expected, not True; put it in quotes"),
         (("yaml", "a: [\n"), "run.yaml:"),
     ],
-    ids=["unknown key", "value out of range", "broken YAML"],
+    ids=["unknown key", "value out of range", "a key twice", "a key twice below another", "a bare yes", "broken YAML"],
 )
 def test_a_wrong_run_file_is_bad_input(invoke: Invoke, home: Path, run_file: Path, change: tuple[str, str], words: str) -> None:
     run_file.write_text(run_file.read_text() + change[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from click.testing import Result
 from pyarrow import parquet
 from semievol.algorithm.types import Task, TaskType
@@ -54,6 +55,34 @@ def test_check_finds_a_classification_behind_free_text(invoke: Invoke, tmp_path:
     path = tmp_path / "a.csv"
     path.write_text("question,answer\n" + "".join(f"q{number},{('pos', 'neg')[number % 2]}\n" for number in range(10)))
     assert "task: {type: choice, answer: text, options: [neg, pos]}" in invoke("data", "check", path).stdout
+
+
+def test_the_classes_that_check_suggests_can_be_copied_into_a_run_file(invoke: Invoke, tmp_path: Path) -> None:
+    path, classes = tmp_path / "a.jsonl", ["0", "Sci, Tech", "no"]
+    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": classes[n % 3]}) + "\n" for n in range(15)))
+    guess = json.loads(invoke("data", "check", path, "--json").stdout)["guess"]
+    assert yaml.safe_load(guess[guess.index("{") : guess.rindex("}") + 1])["options"] == classes
+
+
+def test_answers_that_only_have_numbers_in_them_are_taken_for_texts(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"It is {n}+1.\n#### {n + 1}"}) + "\n" for n in range(12)))
+    result = invoke("data", "check", path)
+    assert (result.exit_code, "The task is free text" in result.stdout) == (0, True)
+
+
+def test_a_split_whose_answers_are_all_empty_is_taken_as_unlabeled(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("question,answer\nq,\nr,\n")
+    assert "taken as unlabeled (its answers are empty)" in invoke("data", "check", path).stdout
+
+
+def test_quarantine_is_suggested_only_where_it_would_help(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for good, helps in ((20, True), (2, False)):
+        path.write_text("question,answer\nq,\n" + "".join(f"q{n},a\n" for n in range(good)))
+        result = invoke("data", "check", path)
+        assert (result.exit_code, "quarantine" in result.stderr) == (64, helps)
 
 
 def test_check_takes_answers_that_are_all_numbers_for_numbers(invoke: Invoke, tmp_path: Path) -> None:

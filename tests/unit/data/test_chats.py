@@ -41,8 +41,9 @@ def taken(tmp_path: Path, row: dict[str, Any], role: Role = Role.LABELED, task: 
         {"prompt": [USER], "completion": "Ada"},
         {"prompt": "Who?", "answer": "Ada"},
         {"prompt": [USER], "completion": [{"role": "assistant", "content": "**Answer: Ada**"}]},
+        {"messages": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ada"}]},  # ShareGPT
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_the_users_message_is_the_question_and_the_assistants_the_answer(tmp_path: Path, row: dict[str, Any]) -> None:
     found, data = taken(tmp_path, row)
@@ -51,8 +52,9 @@ def test_the_users_message_is_the_question_and_the_assistants_the_answer(tmp_pat
 
 
 def test_system_text_is_metadata(tmp_path: Path) -> None:
-    found, _ = taken(tmp_path, {"messages": [SYSTEM, USER, ASSISTANT]})
-    assert (found.question, dict(found.metadata)) == ("Who?", {"system": "Be brief."})
+    for role in ("system", "developer"):
+        found, _ = taken(tmp_path, {"messages": [SYSTEM | {"role": role}, USER, ASSISTANT]})
+        assert (found.question, dict(found.metadata)) == ("Who?", {"system": "Be brief."})
 
 
 def test_of_a_reply_that_ends_as_our_prompts_ask_the_answer_is_taken_and_the_rest_is_metadata(tmp_path: Path) -> None:
@@ -104,7 +106,8 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no reply": ({"messages": [USER]}, "the answer is empty"),
     "an empty reply": ({"messages": [USER, {"role": "assistant", "content": " "}]}, "the answer is empty"),
     "a tool": ({"messages": [USER, {"role": "tool", "content": "x"}]}, "message 2 of 'messages' has the role 'tool'"),
-    "ShareGPT": ({"messages": [{"from": "human", "value": "x"}]}, "message 1 of 'messages' is not an object with 'role' and"),
+    "other keys": ({"messages": [{"speaker": "human", "text": "x"}]}, "message 1 of 'messages' is not an object with 'role' and"),
+    "half of ShareGPT": ({"messages": [{"from": "human", "content": "x"}]}, "message 1 of 'messages' is not an object with"),
     "no object": ({"messages": ["Who?"]}, "message 1 of 'messages' is not an object"),
     "no text": ({"messages": [{"role": "user", "content": None}, ASSISTANT]}, "message 1 of 'messages' has no text"),
     "an image": (

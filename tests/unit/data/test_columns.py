@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from semievol.algorithm.types import Task, TaskType
 from semievol.common import errors
+from semievol.data.columns import ColumnReader
 from semievol.data.intake import DataSet, Role, load
 
 TEXT, CHOICE = Task(TaskType.TEXT), Task(TaskType.CHOICE)
@@ -111,10 +112,24 @@ def test_json_rows_may_lack_an_optional_mapped_column_as_long_as_one_has_it(tmp_
         ("sentence,gold", "--map question=sentence --map answer=gold"),
         ("question,label", "--map answer=label"),
         ("input,output", "--map question=input --map answer=output"),
+        ("input,instruction,output", "--map question=instruction --map answer=output"),
+        ("Frage,label", "--map question=COLUMN --map answer=label"),
+        ("Frage,Antwort", "--map question=COLUMN --map answer=Antwort"),
     ],
 )
 def test_other_well_known_names_are_suggested_as_a_map(tmp_path: Path, header: str, suggested: str) -> None:
     assert f"({suggested}; in a run file data.map)" in refused(csv(tmp_path, f"{header}\nq,a\n"))
+
+
+def test_names_in_other_case_are_suggested_beside_what_is_there(tmp_path: Path) -> None:
+    """What `data check` says of a file that lacks nothing it needs: mapped by its question alone, it would be taken as unlabeled."""
+    assert ColumnReader({"question": "Question"}).suggested(("Question", "Answer")) == {"answer": "Answer"}
+
+
+def test_only_the_separator_is_named_where_it_is_another(tmp_path: Path) -> None:
+    message = refused(csv(tmp_path, "question;answer\nq;a\n"))
+    assert "separated by ';', a comma is expected" in message
+    assert "--map" not in message
 
 
 def test_choices_are_suggested_for_options(tmp_path: Path) -> None:

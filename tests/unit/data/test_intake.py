@@ -97,7 +97,7 @@ JSON_FAULTS = {
     "a question that is a number": ({"question": 3, "options": ["x", "y"], "answer": "A"}, "'question' is not a text"),
     "options that are an object": ({"question": "Q", "options": {"a": 1}, "answer": "A"}, "neither a JSON list"),
     "an answer that is a list": ({"question": "Q", "options": ["x", "y"], "answer": ["A"]}, "'answer' is neither"),
-    "an answer that is true": ({"question": "Q", "options": ["x", "y"], "answer": True}, "'answer' is neither"),
+    "an answer that is true": ({"question": "Q", "options": ["x", "y"], "answer": True}, "the answer 'true' is neither a letter"),
     "an id that is a list": ({"id": [1], "question": "Q", "options": ["x", "y"], "answer": "A"}, "'id' is neither"),
     "an escaped NUL": ('{"question": "Q\\u0000", "options": ["x", "y"], "answer": "A"}', "NUL"),
     "an escaped NUL in an option": ('{"question": "Q", "options": ["x\\u0000", "y"], "answer": "A"}', "NUL"),
@@ -131,6 +131,7 @@ FILE_FAULTS = {
     "a misspelt column": (b"id,Questions,options,answer\n", "did you mean 'question' by 'Questions'?"),
     "no answers": (b"id,question,options\n", "there is no column 'answer'"),
     "a column twice": (b"id,question,question,options,answer\n", "names column 'question' twice"),
+    "columns without a name": (b"id,question,options,answer,,\n", "names 2 columns without a name"),
     "semicolons": (b"id;question;options;answer\n", "separated by ';'"),
     "a header in Latin-1": (b"id,question,options,answer,caf\xe9\n", "header"),
     "a header that does not end": (b'id,"question,options,answer\n', "header"),
@@ -410,3 +411,59 @@ def test_a_parquet_row_over_the_limit_costs_itself_alone(tmp_path: Path) -> None
     data = load(parquet_file(tmp_path, rows), TEXT, Role.LABELED, on_bad="quarantine", max_bad_share=1.0, max_row_bytes=100)
     assert [row.question for row in data.rows] == ["Short?"]
     assert "longer than 100 bytes" in data.bad[0].reason
+
+
+FROM_ZERO = [{"id": f"r{n}", "question": f"Q{n}?", "options": list("wxyz"), "answer": int(n > 0)} for n in range(20)]
+
+
+def test_answers_that_count_from_0_refuse_a_file_even_where_few_rows_show_it(tmp_path: Path) -> None:
+    """One 0 in 20 rows is within what quarantine leaves out; the other 19 would each be taken for the option before the one they mean."""
+    path = jsonl_file(tmp_path, *FROM_ZERO)
+    with pytest.raises(errors.InvalidInput, match="seem to count the options from 0") as caught:
+        load(path, CHOICE, Role.LABELED, on_bad="quarantine")
+    (bad,) = caught.value.rows
+    assert "numbers count the options from 1: write letters" in bad.reason
+
+
+def test_unlabeled_answers_that_count_from_0_are_not_compared_with(tmp_path: Path) -> None:
+    data = load(jsonl_file(tmp_path, *FROM_ZERO, "{"), CHOICE, Role.UNLABELED, on_bad="quarantine")
+    assert (len(data.rows), data.answers, data.ignored_answers) == (20, {}, 20)
+
+
+def test_an_option_may_be_0(tmp_path: Path) -> None:
+    data = load(jsonl_file(tmp_path, {"id": "a", "question": "1-1?", "options": ["1", "0"], "answer": 0}), CHOICE, Role.LABELED)
+    assert data.answers == {"a": "B"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"A": "red", "B": "blue"},
+        {"B": "blue", "A": "red"},
+        [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}],
+        {"text": ["red", "blue"], "label": [1, 2]},
+        json.dumps({"A": "red", "B": "blue"}),
+    ],
+    ids=["letters", "letters in any order", "a list of objects", "an object of lists", "JSON in a text"],
+)
+def test_options_are_read_as_public_data_sets_have_them(tmp_path: Path, options: object) -> None:
+    data = load(jsonl_file(tmp_path, {"question": "Q?", "options": options, "answer": "blue"}), CHOICE, Role.LABELED)
+    assert (data.rows[0].options, data.rows[0].answer) == (("red", "blue"), "B")
+
+
+def test_true_and_false_are_answers(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{answer}?", "answer": answer} for answer in (True, False)]
+    task = Task(TaskType.CHOICE, AnswerForm.TEXT, options=("True", "False"))
+    assert list(load(jsonl_file(tmp_path, *rows), task, Role.LABELED).answers.values()) == ["A", "B"]
+    assert list(load(parquet_file(tmp_path, rows), TEXT, Role.LABELED).answers.values()) == ["true", "false"]
+
+
+@pytest.mark.parametrize(
+    ("value", "indent", "how"),
+    [([{"question": "Q?"}] * 9, 2, "jq -c '.[]'"), ({"question": "Q?"}, 2, "jq -c '.'"), ([1, 2], 0, "jq -c '.[]'")],
+    ids=["an array", "an object", "an array without indents"],
+)
+def test_json_over_several_lines_is_named_once_and_not_line_by_line(tmp_path: Path, value: object, indent: int, how: str) -> None:
+    (bad,) = refused(csv_file(tmp_path, json.dumps(value, indent=indent), "data.jsonl")).rows
+    assert "goes on over several lines" in bad.reason
+    assert how in bad.reason
