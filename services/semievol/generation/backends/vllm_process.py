@@ -304,12 +304,19 @@ def _started(arguments: Mapping[str, Any], log: Path, call: Any) -> Any:
                 field="start_timeout_s",
             ) from error
         except Exception as error:
-            raise _why(error, _tail(log, begun), log) from error
+            raise start_fault(error, _tail(log, begun), log) from error
 
 
-def _why(error: Exception, lines: str, log: Path) -> errors.SemiEvolError:
+def start_fault(error: Exception, lines: str, log: Path) -> errors.SemiEvolError:
+    """Of an engine that did not start: its reason, as its log tells it in `lines`, and the setting to change."""
     reason = _root_cause(lines) or errors.first_line(error)
     words = reason.lower()
+    if "/dev/shm" in words:
+        return errors.Unavailable(
+            f"vLLM's processes meet in /dev/shm, which is too small: {reason} On Kubernetes the chart's engine.shmSize and "
+            f"jobs.runEngine.shmSize say how large it is, with Docker --shm-size. vLLM's log: {log}",
+            field="shm_size",
+        )
     if any(one in words for one in ("memory", "kv cache", "out of", "oom")):
         return errors.Unavailable(
             f"The vLLM engine finds too little memory: {reason} Lower SEMIEVOL_VLLM_KV_CACHE_GIB, "
