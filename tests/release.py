@@ -127,7 +127,7 @@ class Release:
         return told
 
 
-def small_run(directory: Path) -> Path:
+def small_run(directory: Path, engine: str = "transformers") -> Path:
     """A run file, `townhall`: a part of the demo that two cores evolve in some minutes. 32 labeled, 24 unlabeled and 24 test rows, two answers
     each, one epoch."""
     demo = ROOT / "examples" / "townhall"
@@ -136,6 +136,7 @@ def small_run(directory: Path) -> Path:
         lines = (demo / f"{role}.csv").read_text().splitlines(keepends=True)
         (directory / f"{role}.csv").write_text("".join(lines[: rows + 1]))
     spec |= {"collaborators": [{"model": "warm", "references": 0}, {"model": "warm", "references": 1}], "shard_rows": 12}
+    spec["engine"] = engine
     spec["train"] |= {"epochs": 1}
     (directory / "run.yaml").write_text(yaml.safe_dump(spec))
     return directory / "run.yaml"

@@ -48,7 +48,7 @@ def before(release: Release) -> set[str]:
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("run"))
+    return small_run(tmp_path_factory.mktemp("run"), "vllm" if VLLM else "transformers")
 
 
 def test_install(release: Release, before: set[str]) -> None:

@@ -18,7 +18,7 @@ from minio.error import S3Error
 from semievol.common import errors
 from semievol.common.stores.s3_bucket import Bucket
 
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20  # four under way, and malloc keeps them: 16 MiB each left a process 64 MiB larger
 _MOST_PARTS = 10_000  # S3
 _AT_ONCE = 4  # parts under way, each in memory
 _ROUNDS = 3  # uploads that another writer finished or ended under our hands
