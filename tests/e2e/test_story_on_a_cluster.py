@@ -25,7 +25,14 @@ from tests.release import NAME, Release, small_run, until
 from tests.servers import BINARIES
 
 VLLM = os.environ.get("STORY_ENGINE") == "vllm"
-VLLM_PODS = ("engine.backend=vllm", "engine.runs=pods", "engine.vllm.kv_cache_gib=1", "engine.vllm.max_model_tokens=1024")
+VLLM_PODS = (
+    "engine.backend=vllm",
+    "engine.runs=pods",
+    "engine.vllm.kv_cache_gib=1",
+    "engine.vllm.max_model_tokens=1024",
+    "engine.resources.limits.memory=8Gi",
+    "jobs.runEngine.resources.limits.memory=8Gi",
+)
 QUESTION = "The streetlight outside my house has been out for a week."
 RUN_S = 2400
 CONTROLLERS = ("-l", "app.kubernetes.io/component=controller")
