@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,16 @@ class Release:
     def install(self, *settings: str) -> None:
         """Until all is ready. `settings`: values as `helm --set` takes them, beside those of the trial."""
         values = [argument for file in _VALUES for argument in ("--values", str(file))]
-        set_ = [argument for one in (*_SETTINGS, *settings) for argument in ("--set", one)]
-        wait = ["--wait", "--timeout", f"{_READY_S}s"]
-        self.helm("install", NAME, str(CHART), *values, *set_, *wait, timeout_s=_READY_S + 30)
+        self._apply("install", values, (*_SETTINGS, *settings), _READY_S)
 
     def upgrade(self, *settings: str) -> None:
         """With these values changed; until all is ready again."""
+        self._apply("upgrade", ["--reuse-values"], settings, _UPGRADED_S)
+
+    def _apply(self, verb: str, values: list[str], settings: Sequence[str], ready_s: int) -> None:
         set_ = [argument for one in settings for argument in ("--set", one)]
-        wait = ["--wait", "--timeout", f"{_UPGRADED_S}s"]
-        self.helm("upgrade", NAME, str(CHART), "--reuse-values", *set_, *wait, timeout_s=_UPGRADED_S + 30)
+        wait = ["--wait", "--timeout", f"{ready_s}s"]
+        self.helm(verb, NAME, str(CHART), *values, *set_, *wait, timeout_s=ready_s + 30)
 
     def remove(self) -> None:
         """With its volumes and the namespace, whatever is still there."""

@@ -256,11 +256,11 @@ class _KeysOnce(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()
         for key, _ in node.value:
-            if key.value == "<<":  # merges come first, and may be written over
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":  # merges come first, and may be written over
                 continue
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -97,21 +97,28 @@ def load(
         error.field = where
         raise
     data = intake.result()
-    total = len(data.rows) + len(data.bad)
     from_zero = intake.from_zero and role is not Role.UNLABELED
-    if data.bad and (on_bad == "fail" or len(data.bad) > max_bad_share * total or from_zero):
-        end = f"; at most {max_bad_share:.0%} may be left out" if on_bad == "quarantine" else ""
-        end = "; all of its answers seem to count the options from 0" if from_zero else end
-        raise errors.InvalidInput(_message(data, total, end), field=where, rows=data.bad)
+    if data.bad and (on_bad == "fail" or from_zero or not few_bad(data, max_bad_share)):
+        end = ""
+        if from_zero:
+            end = "; all of its answers seem to count the options from 0"
+        elif on_bad == "quarantine":
+            end = f"; at most {max_bad_share:.0%} may be left out"
+        raise errors.InvalidInput(_message(data, end), field=where, rows=data.bad)
     if not data.rows:
         raise errors.InvalidInput(f"{source} has no rows.", field=where)
     return data
 
 
-def _message(data: DataSet, total: int, end: str) -> str:
+def few_bad(data: DataSet, max_bad_share: float = MAX_BAD_SHARE) -> bool:
+    """Whether so few of its rows are bad that they may be left out."""
+    return len(data.bad) <= max_bad_share * (len(data.rows) + len(data.bad))
+
+
+def _message(data: DataSet, end: str) -> str:
     shown = "\n".join(f"  {bad}" for bad in data.bad[:SHOWN])
     more = f"\n  ... and {len(data.bad) - SHOWN} more" if len(data.bad) > SHOWN else ""
-    return f"{len(data.bad)} of {total} rows of {data.file} cannot be used{end}:\n{shown}{more}"
+    return f"{len(data.bad)} of {len(data.rows) + len(data.bad)} rows of {data.file} cannot be used{end}:\n{shown}{more}"
 
 
 class _Intake:

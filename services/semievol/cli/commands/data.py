@@ -108,7 +108,7 @@ def check(
     """
     from semievol.cli import datareport
     from semievol.common import errors
-    from semievol.data.intake import MAX_BAD_SHARE
+    from semievol.data.intake import few_bad
 
     if bool(files) == (run_file is not None):
         raise click.UsageError("Give data files, or a run file with -f.")
@@ -123,8 +123,7 @@ def check(
         _print(found)
     bad = tuple(row for dataset in found.datasets for row in dataset.bad)
     if bad:
-        few = all(len(one.bad) <= MAX_BAD_SHARE * (len(one.rows) + len(one.bad)) for one in found.datasets)
-        otherwise = ", or set `bad_rows: quarantine` in the run file" if few else ""
+        otherwise = ", or set `bad_rows: quarantine` in the run file" if all(map(few_bad, found.datasets)) else ""
         raise errors.InvalidInput(f"{len(bad)} rows cannot be used. Mend them{otherwise}.")
     datareport.check_ids(found.datasets)
 
