@@ -113,6 +113,11 @@ class Release:
         told: dict[str, Any] = json.loads(self.semievol("status", run, "--json"))
         return told
 
+    def acting(self) -> str:
+        """The pod of the controller that drives runs; empty while there is none."""
+        lease = json.loads(self.kubectl("get", "lease", f"{NAME}-controller", "--output=json"))
+        return str(lease["spec"].get("holderIdentity") or "")
+
     def end_of(self, run: str) -> dict[str, Any]:
         """Its status when it has ended, however it ended."""
         return until(lambda: (told := self.status(run))["state"] in _ENDED and told, _RUN_S, f"{run} did not end", poll_s=3.0)

@@ -149,9 +149,34 @@ def test_a_cancelled_run_leaves_nothing_running(release: Release, run_file: Path
     assert not [*release.working("step"), *release.working("training"), *release.working("run-engine")]
 
 
-def test_an_upgrade_during_a_run_ends_it_not(release: Release) -> None:
+def test_of_two_controllers_either_is_called_and_the_other_takes_over(release: Release) -> None:
+    """The command line calls the youngest pod, which is not the one that acts; then the one that acts is killed."""
+    release.upgrade("controller.replicas=2")
+    acting = release.acting()
+    youngest = max(release.found("pods", *CONTROLLERS), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    assert youngest["metadata"]["name"] != acting
     ended = len(release.jobs_of("second"))
     release.semievol("retry", "second")
+    followed: list[str] = []
+    following = threading.Thread(
+        target=lambda: followed.extend(release.semievol("logs", "second", "--follow", "--json", timeout_s=RUN_S).splitlines()),
+        daemon=True,
+    )
+    following.start()
+    until(lambda: len(release.jobs_of("second")) > ended, 120, "no Job is there")
+    release.kubectl("delete", "pod", acting, "--grace-period=0", "--force")
+    until(lambda: release.acting() not in ("", acting), 60, "no other controller acts")
+    told = release.end_of("second")
+    assert told["state"] == "succeeded", told
+    following.join(120)
+    assert any("evaluate-evolved" in json.loads(line)["job"] for line in followed), (
+        "who follows the logs reads the last ones, too"
+    )
+
+
+def test_an_upgrade_during_a_run_ends_it_not(release: Release) -> None:
+    ended = len(release.jobs_of("second"))
+    release.semievol("retry", "second", "--from", "1/judge")
     until(lambda: len(release.jobs_of("second")) > ended, 120, "no Job is there")
     release.upgrade("controller.podAnnotations.again=yes", "jobs.step.ttlSecondsAfterFinished=300")
     told = release.end_of("second")

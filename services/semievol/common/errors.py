@@ -8,7 +8,7 @@
     ├── Busy                      RESOURCE_EXHAUSTED        75   a limit is reached; try again later
     ├── Unavailable               UNAVAILABLE               69   a backend is down or not ready
     │   ├── NotActing             UNAVAILABLE               69   this replica leaves acting to another one, and has begun nothing
-    │   └── NotTrusted            UNAVAILABLE               77   one side does not trust the other's certificate
+    │   └── NotTrusted            UNAVAILABLE               77   a certificate, or our own credentials, are not taken
     ├── DeadlineExceeded          DEADLINE_EXCEEDED         75   no answer in time
     ├── Cancelled                 CANCELLED                 130  somebody asked for the work to stop
     ├── Corrupt                   DATA_LOSS                 74   stored bytes are not what was written
@@ -140,7 +140,8 @@ class NotActing(Unavailable):
 
 
 class NotTrusted(Unavailable):
-    """A server cannot be asked since its certificate, or the caller's, is not trusted. Another server may do; asking again does not help."""
+    """A server cannot be asked since its certificate is not trusted, or the credentials that this process has. Another server, or another process,
+    may do; asking again does not help."""
 
     exit_code = 77
 

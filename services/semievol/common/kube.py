@@ -229,7 +229,11 @@ def _error(action: str, response: Response) -> errors.SemiEvolError:
     except (ValueError, AttributeError):
         said, reason = response.body[:200].decode(errors="replace"), ""
     message = f"Kubernetes refuses to {action}: {said or response.status}"
-    if response.status in (401, 403):
+    if response.status == 401:  # perhaps of a pod that was deleted by force and is still ending: no word about what it was doing
+        return errors.NotTrusted(
+            f"Cannot {action}: the Kubernetes API does not take our credentials ({said or 'they are not valid'})."
+        )
+    if response.status == 403:
         return errors.NotAllowed(message)
     if response.status == 404:
         return errors.NotFound(message)

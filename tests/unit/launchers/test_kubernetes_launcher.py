@@ -227,6 +227,19 @@ def test_while_the_api_is_away_what_ran_is_taken_to_run_on_and_says_so(server: F
     assert jobs.state(NAME).state is JobState.SUCCEEDED
 
 
+def test_a_pod_whose_token_counts_no_more_says_nothing_about_its_jobs(server: FakeApiServer, jobs: KubernetesLauncher) -> None:
+    """A pod that is deleted by force goes on for a while, and the API server knows it no more. Its runs go on with the next one."""
+    jobs.submit(SPEC)
+    at_work(server, NAME)
+    assert jobs.state(NAME).state is JobState.RUNNING
+    server.answers = [Response(401, b'{"kind": "Status", "reason": "Unauthorized", "message": "Unauthorized"}')]
+    status = jobs.state(NAME)
+    assert (status.state, "does not answer" in status.reason) == (JobState.RUNNING, True)
+    server.answers = [Response(401, b"Unauthorized")]
+    with pytest.raises(errors.NotTrusted, match="credentials"):
+        jobs.submit(GROUP)
+
+
 def test_what_a_role_or_a_quota_forbids_is_told_in_the_clusters_words(server: FakeApiServer, jobs: KubernetesLauncher) -> None:
     server.answers = [Response(403, b'{"kind": "Status", "reason": "Forbidden", "message": "jobs is forbidden: exceeded quota"}')]
     with pytest.raises(errors.NotAllowed, match="exceeded quota"):
