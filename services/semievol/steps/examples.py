@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from semievol.algorithm import semievol
 from semievol.steps import records
 from semievol.steps.context import StepContext
 
 
-def run(step: StepContext) -> dict[str, bytes]:
+def run(step: StepContext) -> dict[str, bytes | Path]:
     rows, k = step.rows("rows"), step.params["references"]
     references = {row_id: nearest[:k] for row_id, nearest in step.references().items()}
-    pages = [
-        records.to_lines(map(records.example_to_record, semievol.training_examples(page, step.task, references)))
+    examples = (
+        records.example_to_record(example)
         for page in step.pages(rows)
-    ]
-    return {"train.jsonl": b"".join(pages)}
+        for example in semievol.training_examples(page, step.task, references)
+    )
+    return {"train.jsonl": records.write_lines(step.scratch / "train.jsonl", examples)}
