@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from semievol.common import errors
+from semievol.common.endpoints import is_url
 from semievol.common.runspec import RunSpec
 from semievol.controller.plan import Resolved
 from semievol.ports import AdapterHost, Embedder, ModelInfo
+
+_CHART_VALUES = {"engine": "engine.backend", "model": "models.base", "embedding": "models.embedding"}
 
 
 class Resolver:
@@ -85,8 +88,9 @@ def _check_engine(spec: RunSpec, engine: str) -> None:
 
 def _mismatch(key: str, wanted: str, service: str, served: str) -> errors.Conflict:
     verb = "answers from" if key == "engine" else "serves"
+    of_chart = "" if key == "engine" and is_url(wanted) else f" (a release of the chart: {_CHART_VALUES[key]}={wanted})"
     return errors.Conflict(
         f"The run asks for {key}: {wanted}, but the {service} service {verb} {served}. "
-        f"Change {key} in the run file, or start the services with `semievol serve --{key} {wanted}`.",
+        f"Change {key} in the run file, or start the services with `semievol serve --{key} {wanted}`{of_chart}.",
         field=key,
     )

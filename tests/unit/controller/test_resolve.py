@@ -74,6 +74,13 @@ def test_another_engine_than_the_run_asks_for_is_a_conflict(served: str, asked: 
     assert caught.value.field == "engine"
 
 
+@pytest.mark.parametrize(("served", "asked", "named"), [(ALONE, "vllm", True), (WITH_OURS, "http://other/v1", False)])
+def test_the_charts_value_is_named_where_it_has_one(served: str, asked: str, named: bool) -> None:
+    with pytest.raises(errors.Conflict) as caught:
+        resolver(served).resolve(run(**(FITTING | {"engine": asked})))
+    assert (f"engine.backend={asked}" in caught.value.message) is named
+
+
 def test_a_slash_at_the_end_of_the_url_makes_no_other_endpoint() -> None:
     assert resolver(ALONE).resolve(run(**(FITTING | {"engine": f"{URL}/"})))
 
