@@ -41,7 +41,8 @@ REPLY_TOKENS = 32
 def batch(engine: VllmEngine, client: GenerationClient, prompts: list[Prompt], rounds: int, end: list[int]) -> Any:
     from vllm import LLM, SamplingParams
 
-    with start_environment(Path(tempfile.gettempdir(), "vllm-offline.log"), several_machines=False):  # the same threads
+    log, eager = Path(tempfile.gettempdir(), "vllm-offline.log"), bool(engine.arguments.get("enforce_eager"))
+    with start_environment(log, several_machines=False, eager=eager):  # the same threads
         offline = LLM(**engine.arguments)
     chats = [[{"role": message.role, "content": message.content} for message in prompt.messages] for prompt in prompts]
     params = SamplingParams(temperature=0, max_tokens=REPLY_TOKENS, logprobs=0, ignore_eos=False, stop_token_ids=end)
