@@ -52,8 +52,8 @@ def measure(release: Release, directory: Path) -> dict[str, Any]:
     ended = release.end_of("townhall")
     if ended["state"] != "succeeded":
         raise SystemExit(f"the run ended as {ended['state']}: {ended}")
+    time.sleep(30)  # the last of the run is over: a Job is complete a little later than what it published is there
     found = gaps(release.found("jobs"))
-    time.sleep(30)  # the last of the run is over
     before, began = requests(release), time.monotonic()
     time.sleep(IDLE_S)
     per_minute = (requests(release) - before) * 60 / (time.monotonic() - began)
