@@ -109,6 +109,10 @@ class Release:
         jobs = self.found("pods", "-l", f"semievol.dev/role=job,app.kubernetes.io/component={component}")
         return [pod for pod in jobs if pod["status"]["phase"] in ("Pending", "Running")]
 
+    def leaves_no_pod_at_work(self) -> bool:
+        """Of a run. A run has succeeded when its last artifact is committed, so the pod that wrote it may still be on its way out."""
+        return not any(self.working(component) for component in ("step", "training", "run-engine"))
+
     def status(self, run: str) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(self.semievol("status", run, "--json"))
         return told

@@ -75,7 +75,7 @@ def test_a_run_evolves_a_model(release: Release, run_file: Path) -> None:
     assert ended["state"] == "succeeded", ended
     accuracy = ended["result"]["iterations"][0]["accuracy"]
     assert accuracy["evolved"]["value"] > accuracy["base"]["value"]
-    assert not [*release.working("step"), *release.working("training"), *release.working("run-engine")]
+    until(release.leaves_no_pod_at_work, 30, "its last pods do not end")
 
 
 def test_the_model_answers_over_grpc(release: Release) -> None:
@@ -146,7 +146,7 @@ def test_a_cancelled_run_leaves_nothing_running(release: Release, run_file: Path
     release.semievol("submit", "-f", str(second))
     until(lambda: release.jobs_of("second"), 120, "its first Job is not there")
     release.semievol("cancel", "second", "--yes")
-    assert not [*release.working("step"), *release.working("training"), *release.working("run-engine")]
+    assert release.leaves_no_pod_at_work()
 
 
 def test_of_two_controllers_either_is_called_and_the_other_takes_over(release: Release) -> None:
