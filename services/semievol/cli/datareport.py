@@ -17,6 +17,7 @@ from semievol.common import errors
 from semievol.common.columns import NO_MAP, check_map
 from semievol.data import guess
 from semievol.data.columns import ColumnReader
+from semievol.data.formats import FORMATS
 from semievol.data.intake import DataSet, Role, load
 from semievol.data.near import NearOverlap
 from semievol.data.overlaps import check_ids, overlaps
@@ -166,7 +167,7 @@ def _words(data: DataSet, why: str, reader: ColumnReader) -> str:
     metadata = f"; metadata that no prompt sees: {', '.join(other[:10])}{', ...' if len(other) > 10 else ''}" if other else ""
     suggested = {} if data.bad else reader.suggested(data.columns)
     hint = f"; perhaps {' '.join(f'--map {ours}={theirs}' for ours, theirs in suggested.items())}" if suggested else ""
-    kind = f"{data.format} file" if data.format in ("csv", "jsonl", "parquet") else data.format or "file"
+    kind = f"{data.format} file" if f".{data.format}" in FORMATS else data.format or "file"
     return f"taken as {data.role} ({why}); {kind}; {taken}{metadata}{hint}"
 
 

@@ -23,7 +23,7 @@ from semievol.data.tables import Record, Table
 
 _HUB_TIMEOUT_S = 5.0  # to reach the hub at all; a download may take as long as it needs
 # What a directory may hold: files in our own formats, and those that the library reads.
-_ENDINGS = (*FORMATS, ".json", ".ndjson", ".tsv", ".arrow", ".gz", ".zst")
+_ENDINGS = (*FORMATS, ".json", ".arrow", ".gz", ".zst")
 
 
 def download(name: str, revision: str = "") -> Path:

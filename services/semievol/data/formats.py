@@ -7,6 +7,7 @@ format, write a function like `_read_csv` and name it in `FORMATS`.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ def read_table(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     """The table in an open file, by the file's suffix. Raises InvalidInput for what no row can be had from, StorageError."""
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
-        raise errors.InvalidInput(f"{path}: files of type {path.suffix or '(none)'} cannot be read; use {', '.join(FORMATS)}.")
+        how = " (jq -c '.[]' FILE writes the objects of an array so)" if path.suffix.lower() == ".json" else ""
+        raise errors.InvalidInput(
+            f"{path}: files of type {path.suffix or '(none)'} cannot be read; use {', '.join(FORMATS)}{how}."
+        )
     if path.suffix.lower() not in _BINARY:
         _check_encoding(path, file)
     return reader(path, file, max_row_bytes)
@@ -165,9 +169,9 @@ def _json_type(value: object) -> str:
 # ---------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
+def _read_csv(path: Path, file: BinaryIO, max_row_bytes: int, separator: str = ",") -> Table:
     csv.field_size_limit(max(csv.field_size_limit(), max_row_bytes))  # the module's own, process-wide, is 128 KiB
-    records = _csv_records(str(path), file, max_row_bytes)
+    records = _csv_records(str(path), file, max_row_bytes, separator)
     header = next(records)
     if isinstance(header, BadRow):
         raise errors.InvalidInput(f"{header} (in the header).", rows=(header,))
@@ -194,11 +198,11 @@ class _CsvRecord:
     cells: list[str]
 
 
-def _csv_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[_CsvRecord | BadRow]:
+def _csv_records(name: str, file: BinaryIO, max_row_bytes: int, separator: str) -> Iterator[_CsvRecord | BadRow]:
     """Records in file order. After a record that is not well formed, reading goes on with the line after the one that it began on:
     a forgotten quote costs its own row, not the rest of the file."""
     source = _Rewindable(_lines(file, max_row_bytes), max_row_bytes)
-    reader = csv.reader(source, strict=True)
+    reader = csv.reader(source, strict=True, delimiter=separator)
     while True:
         source.mark()
         try:
@@ -214,7 +218,7 @@ def _csv_records(name: str, file: BinaryIO, max_row_bytes: int) -> Iterator[_Csv
             if len(cells) > 1 or any(cell.strip() for cell in cells):  # not a blank line
                 yield _CsvRecord(source.start, cells)
             continue
-        reader = csv.reader(source, strict=True)
+        reader = csv.reader(source, strict=True, delimiter=separator)
 
 
 def _csv_reason(error: csv.Error) -> str:
@@ -289,5 +293,11 @@ def _read_parquet(path: Path, file: BinaryIO, max_row_bytes: int) -> Table:
     return Table(columns, arrow.records(str(path), batches, arrow.class_names(parquet.schema_arrow.metadata), max_row_bytes))
 
 
-FORMATS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+FORMATS: dict[str, Reader] = {
+    ".csv": _read_csv,
+    ".tsv": functools.partial(_read_csv, separator="\t"),
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+}
 _BINARY = {".parquet"}

@@ -15,7 +15,7 @@ from semievol.common.errors import BadRow
 from semievol.data.columns import ColumnReader
 from semievol.data.formats import MAX_ROW_BYTES
 from semievol.data.intake import DataSet, Role
-from semievol.data.rows import BadRecordError, is_number
+from semievol.data.rows import BadRecordError, final_number, is_number
 from semievol.data.sources import open_table, parse
 
 PEEKED_ROWS = 200
@@ -60,7 +60,7 @@ def peek(reference: str, names: Mapping[str, str] = NO_MAP) -> Peek:
                     continue
                 rows += 1
                 if answer is not None and str(answer).strip():
-                    answers.append(str(answer))
+                    answers.append(final_number(str(answer)))
     except errors.Unavailable:
         raise
     except errors.SemiEvolError:

@@ -25,7 +25,7 @@ from semievol.data.chats import BadRecordError
 from semievol.data.columns import Taken
 from semievol.data.formats import is_clean
 
-__all__ = ["BadRecordError", "Parsed", "content_id", "is_number", "parse_row", "required"]
+__all__ = ["BadRecordError", "Parsed", "content_id", "final_number", "is_number", "parse_row", "required"]
 
 MAX_ID_LETTERS = 256
 _MAX_LITERAL = 64 * 1024  # characters of a Python list; parsing one takes far more memory than its text
@@ -105,6 +105,8 @@ def _id(values: Mapping[str, Any]) -> str:
     if "id" not in values:
         return ""
     value = values["id"]
+    if value is None:
+        raise BadRecordError("the id is null; give each row one, or leave the column out")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRecordError("'id' is neither a text nor a whole number")
     text = str(value).strip()
@@ -188,9 +190,9 @@ def _literal(text: str) -> Any:
 
 
 def _option(index: int, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise BadRecordError(f"option {_letter(index)} is neither a text nor a number")
-    text = str(value).strip()
+    text = "" if value is None else str(value).strip()
     if not text or not is_clean(text):
         raise BadRecordError(f"option {_letter(index)} is empty" if not text else f"option {_letter(index)} is no UTF-8 text")
     return text
@@ -198,6 +200,12 @@ def _option(index: int, value: Any) -> str:
 
 def _letter(index: int) -> str:
     return letter_of(index) if index < MAX_OPTIONS else str(index + 1)
+
+
+def final_number(text: str) -> str:
+    """What a solution says after `####`, as the school problems of GSM8K and its like end; any other text as it is."""
+    _, mark, number = text.rpartition("####")
+    return number.strip() if mark and is_number(number) else text
 
 
 def is_number(text: str) -> bool:
@@ -212,6 +220,8 @@ def _answer(value: Any, row: Row, task: Task) -> str | None:
     if not isinstance(value, str | int | float):
         raise BadRecordError("'answer' is neither a text nor a number")
     text = json.dumps(value) if isinstance(value, bool) else str(value).strip()
+    if task.type is TaskType.NUMBER:
+        text = final_number(text)
     answer = canonical_answer(text, row, task)
     if task.type is TaskType.CHOICE:
         if answer is None:

@@ -151,3 +151,56 @@ def test_options_may_be_an_object_of_texts_and_labels(tmp_path: Path) -> None:
     assert [(row.options, row.answer) for row in data.rows] == [(("x", "y"), "B"), (("x", "y"), "A")]
     rows[0]["choices"] = {"text": ["x", "y"], "label": ["C", "D"]}
     assert "the options' labels are C, D" in refused(jsonl(tmp_path, *rows), CHOICE, **names)
+
+
+def test_options_may_have_a_column_each(tmp_path: Path) -> None:
+    """As school tests have them; a row with fewer options than others leaves the last columns empty."""
+    path = csv(tmp_path, "question,A,B,C,answer\np,x,y,z,C\nq,x,y,,B\n")
+    data = load(path, CHOICE, Role.LABELED, names={"options": "A, B,C"})
+    assert [(row.options, row.answer, row.metadata) for row in data.rows] == [(("x", "y", "z"), "C", {}), (("x", "y"), "B", {})]
+    assert data.columns == {"question": "question", "A": "options", "B": "options", "C": "options", "answer": "answer"}
+
+
+def test_an_option_between_others_cannot_be_left_out(tmp_path: Path) -> None:
+    """Its neighbour would get its letter."""
+    path = jsonl(
+        tmp_path,
+        {"question": "p", "A": "x", "B": "y", "C": "z", "answer": "A"},
+        {"question": "q", "A": "x", "C": "z", "answer": "C"},
+    )
+    assert "data.jsonl:2: option B is empty" in refused(path, CHOICE, options="A,B,C")
+
+
+def test_a_misspelt_one_of_the_columns_of_options_is_named(tmp_path: Path) -> None:
+    path = csv(tmp_path, "question,opa,opb,answer\nq,x,y,A\n")
+    reason = "there is no column 'opc', which is mapped to 'options'; did you mean 'opb'?"
+    assert reason in refused(path, CHOICE, options="opa,opc")
+
+
+def test_a_column_with_a_comma_in_its_name_is_one_column(tmp_path: Path) -> None:
+    data = load(
+        jsonl(tmp_path, {"question": "q", "A,B": ["x", "y"], "answer": "B"}), CHOICE, Role.LABELED, names={"options": "A,B"}
+    )
+    assert data.rows[0].options == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("columns", "suggested"),
+    [
+        (("B", "A", "D", "C"), "A,B,C,D"),
+        (("opa", "opb"), "opa,opb"),
+        (("Option 1", "Option 2"), "Option 1,Option 2"),
+        (("ending0", "ending1", "ending2"), "ending0,ending1,ending2"),
+        (("A", "C"), None),  # it is not known what B is
+        (("a",), None),
+        (("1", "2"), None),
+        (("sentence1", "sentence2"), None),
+    ],
+)
+def test_columns_of_an_option_each_are_suggested(columns: tuple[str, ...], suggested: str | None) -> None:
+    assert ColumnReader().suggested(("question", "answer", *columns)).get("options") == suggested
+
+
+def test_columns_of_an_option_each_are_suggested_where_options_lack(tmp_path: Path) -> None:
+    path = csv(tmp_path, "question,option_a,option_b,answer\nq,x,y,A\n")
+    assert "--map options=option_a,option_b;" in refused(path, CHOICE)

@@ -148,7 +148,18 @@ def test_a_file_that_no_row_can_be_had_from_is_refused_in_either_mode(tmp_path: 
 
 
 def test_an_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
-    assert ".csv, .jsonl" in refused(csv_file(tmp_path, "x", "data.xlsx")).message
+    assert ".csv, .tsv, .jsonl" in refused(csv_file(tmp_path, "x", "data.xlsx")).message
+    assert "jq -c" in refused(csv_file(tmp_path, "[]", "data.json")).message
+
+
+def test_cells_of_a_tsv_file_are_separated_by_tabs(tmp_path: Path) -> None:
+    rows = kept(csv_file(tmp_path, 'question\tanswer\nthis, or that?\t"a\tb"\n', "data.tsv"), TEXT).rows
+    assert [(row.question, row.answer) for row in rows] == [("this, or that?", "a\tb")]
+
+
+def test_ndjson_is_another_ending_of_json_lines(tmp_path: Path) -> None:
+    path = jsonl_file(tmp_path, {"question": "Q", "answer": "a"})
+    assert kept(path.rename(path.with_suffix(".ndjson")), TEXT).rows[0].answer == "a"
 
 
 def test_a_file_that_is_not_there_and_a_directory_are_told_apart(tmp_path: Path) -> None:
@@ -269,6 +280,22 @@ def test_a_number_is_kept_as_it_is_written(tmp_path: Path, answer: str) -> None:
 @pytest.mark.parametrize("answer", ["twelve", "1,23", "5 or 6", "nan", "inf", "-", "1e9999", "0x10"])
 def test_what_is_no_number_is_a_bad_row_of_a_number_task(tmp_path: Path, answer: str) -> None:
     assert "is not a number" in refused(jsonl_file(tmp_path, {"question": "Q", "answer": answer}), NUMBER).message
+
+
+@pytest.mark.parametrize(
+    ("solution", "number"), [("2 + 3 = <<2+3=5>>5\n#### 5", "5"), ("#### 1\n#### -1,200", "-1,200"), ("####$7", "$7")]
+)
+def test_the_number_after_a_solution_is_the_answer(tmp_path: Path, solution: str, number: str) -> None:
+    path = jsonl_file(tmp_path, {"question": "Q", "answer": solution})
+    assert load(path, NUMBER, Role.LABELED).rows[0].answer == number
+    assert load(path, TEXT, Role.LABELED).rows[0].answer == solution
+
+
+def test_a_solution_without_a_number_is_shown_whole(tmp_path: Path) -> None:
+    assert (
+        "'so #### many' is not a number"
+        in refused(jsonl_file(tmp_path, {"question": "Q", "answer": "so #### many"}), NUMBER).message
+    )
 
 
 def test_a_text_answer_needs_words(tmp_path: Path) -> None:
