@@ -137,6 +137,7 @@ def test_new_rows_are_taken_up_by_the_next_iteration(suite: Suite) -> None:
     left = first["iterations"][0]["unlabeled"] - first["iterations"][0]["selected"]
     added = add(suite, first["run"], more(suite, "new"))
     assert added.iteration == 2
+    assert (added.row_count, added.new_row_count) == (6, 6)
     assert added.run.state == pb.STATE_SUCCEEDED
     result = suite.run(suite.spec())
     assert result["run"] == first["run"]
@@ -152,7 +153,9 @@ def test_rows_that_the_run_has_seen_are_left_out(suite: Suite) -> None:
     old_and_new = suite.home / "both.csv"
     old = write_colours(suite.home, "unlabeled", answers=False).read_text()
     old_and_new.write_text(old + more(suite, "new").read_text().partition("\n")[2])
-    add(suite, first["run"], old_and_new)
+    added = add(suite, first["run"], old_and_new)
+    assert added.row_count == added.new_row_count + first["iterations"][0]["unlabeled"]
+    assert added.new_row_count == 6
     assert suite.run(suite.spec())["iterations"][1]["unlabeled"] == left + 6
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from semievol.algorithm.types import Row
 from semievol.common.artifacts import Artifacts
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.runs import RunRecord
 from semievol.data.intake import Role
 from semievol.data.overlaps import new_rows
+from semievol.data.rows import content_id
 from semievol.data.uploaded import load_upload
 from semievol.steps import records
 
 
-def check_rows(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan], uri: str) -> None:
-    """Raises InvalidInput for what the `extend` step would stumble over, NotFound (no such upload)."""
+def check_rows(artifacts: Artifacts, run: RunRecord, steps: list[StepPlan], uri: str) -> tuple[int, int]:
+    """(How many rows can be used, how many of them the run has not taken in yet). Raises InvalidInput for what the `extend` step would
+    stumble over, NotFound (no such upload)."""
     spec = run.spec
     data = load_upload(
         artifacts.store, uri, spec.task.task(), Role.UNLABELED, names=spec.data.map, on_bad=spec.bad_rows, field="uri"
     )
-    new_rows(data.rows, _known(artifacts, steps))
+    return len(data.rows), len(new_rows(data.rows, _known(artifacts, steps)))
 
 
-def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, Row]:
-    """Every row that was ever taken in, by id."""
+def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, str]:
+    """Every row that was ever taken in: its id -> its content's id."""
     read = (step for step in steps if step.name in ("intake", "extend") and step.state is StepState.DONE)
     files = (file for step in read for file in step.manifests[None].files if file.path.endswith(".jsonl"))
     rows = (
         records.row_from_record(line) for file in files if file.path != "gold.jsonl" for line in artifacts.read_json_lines(file)
     )
-    return {row.id: row for row in rows}
+    return {row.id: content_id(row) for row in rows}
 
 
 def next_iteration(steps: list[StepPlan], *, at_work: bool) -> int:

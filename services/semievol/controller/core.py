@@ -100,13 +100,14 @@ class Controller:
         self._drive(record)
         return self.get(record.id)
 
-    def add_data(self, name: str, uri: str) -> tuple[RunView, int]:
-        """More unlabeled rows for the next iteration that has not begun; (the run, that iteration). A run that has ended is not started.
+    def add_data(self, name: str, uri: str) -> tuple[RunView, int, tuple[int, int]]:
+        """More unlabeled rows for the next iteration that has not begun; (the run, that iteration, (rows, those that it has not taken in yet)). A
+        run that has ended is not started.
 
         Raises NotFound, InvalidInput (rows that cannot be used; an id that is another row's)."""
         self._must_lead()
         record = self._world.runs.find(name)
-        check_rows(self._world.artifacts, record, self._plan(record), uri)
+        counts = check_rows(self._world.artifacts, record, self._plan(record), uri)
         with self._lock:
             driver = self._drivers.get(record.id)
             at_work = driver is not None and driver.alive
@@ -116,7 +117,7 @@ class Controller:
             record = self._world.runs.load(record.id)
             if driver is not None:
                 driver.take_up(record.additions)
-        return self.get(record.id), addition.iteration
+        return self.get(record.id), addition.iteration, counts
 
     def cancel(self, name: str) -> RunView:
         """Returns when none of its jobs runs any more; a finished run stays as it is. Raises NotFound."""

@@ -249,7 +249,7 @@ class FakeControllerServicer(pb_grpc.ControllerServiceServicer):
         if request.uri not in self.uploads:
             raise errors.NotFound(f"There is no upload {request.uri}.", field="uri")
         self.added.append(request.uri)
-        return pb.AddDataResponse(run=run, iteration=run.spec.iterations + 1)
+        return pb.AddDataResponse(run=run, iteration=run.spec.iterations + 1, row_count=24, new_row_count=18)
 
     async def DeleteRun(self, request: pb.DeleteRunRequest, context: Context) -> pb.DeleteRunResponse:
         run = self._find(request.run).run

@@ -81,8 +81,8 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
 
     @by_the_acting
     async def AddData(self, request: pb.AddDataRequest, context: Context) -> pb.AddDataResponse:
-        view, iteration = await self._workers.run(self._core.add_data, request.run, request.uri)
-        return pb.AddDataResponse(run=wire.run_to_wire(view), iteration=iteration)
+        view, iteration, (rows, new) = await self._workers.run(self._core.add_data, request.run, request.uri)
+        return pb.AddDataResponse(run=wire.run_to_wire(view), iteration=iteration, row_count=rows, new_row_count=new)
 
     async def ExportPseudoLabels(
         self, request: pb.ExportPseudoLabelsRequest, context: Context

@@ -12,6 +12,7 @@ from semievol.algorithm.folding import fold
 from semievol.algorithm.types import Row
 from semievol.common import errors
 from semievol.data.intake import DataSet, Role
+from semievol.data.rows import content_id
 
 EXAMPLES = 3
 _HELD_OUT = (Role.TEST, Role.DEV)
@@ -56,8 +57,8 @@ def check_ids(datasets: Sequence[DataSet]) -> None:
                 raise errors.InvalidInput(f"{message} Ids must differ between the files of a run.", field=f"data.{data.role}")
 
 
-def new_rows(rows: Iterable[Row], known: Mapping[str, Row]) -> list[Row]:
-    """Rows that the run has not seen: neither left, nor learned from, nor held out.
+def new_rows(rows: Iterable[Row], known: Mapping[str, str]) -> list[Row]:
+    """Rows that the run has not seen: neither left, nor learned from, nor held out. `known`: the id of each that it has -> its content's id.
 
     Raises InvalidInput where an id is that of another row already."""
     fresh = []
@@ -65,7 +66,7 @@ def new_rows(rows: Iterable[Row], known: Mapping[str, Row]) -> list[Row]:
         seen = known.get(row.id)
         if seen is None:
             fresh.append(row)
-        elif (seen.question, seen.options) != (row.question, row.options):
+        elif seen != content_id(row):
             raise errors.InvalidInput(
                 f"The id {row.id!r} is that of another row of this run; give new rows ids of their own.", field="id"
             )

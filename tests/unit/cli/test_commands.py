@@ -246,7 +246,7 @@ def test_data_add_uploads_the_files_and_says_which_iteration_takes_them(
     submitted(invoke, running_home, run_file)
     more = run_file.parent / "unlabeled.csv"
     result = invoke("data", "add", "demo", more, "--home", running_home)
-    assert "in iteration 2" in result.stdout
+    assert "in iteration 2: 24 rows, 18 of them new\n" in result.stdout
     assert "semievol retry demo-" in result.stderr
     (uri,) = served.servicer.added
     assert served.servicer.uploads[uri] == more.read_bytes()

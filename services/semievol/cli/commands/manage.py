@@ -94,17 +94,30 @@ def add(run: str, files: tuple[str, ...], target: Target, as_json: bool) -> None
     """
     from semievol.cli.connect import controller, find_run
     from semievol.cli.runfiles import upload
+    from semievol.common import errors
     from semievol.data.intake import Role
 
+    taken = []
     with controller(target) as connection:
         client = connection.client
         found = find_run(client, run)
-        taken = [client.add_data(found.id, upload(client, file, Role.UNLABELED)) for file in files]
+        for file in files:
+            try:
+                each = client.add_data(found.id, upload(client, file, Role.UNLABELED))
+            except errors.InvalidInput as error:
+                error.field = file  # users do not know where it was put
+                raise
+            taken.append(each)
+            if not as_json:
+                rows = f"{each.row_count} rows, {each.new_row_count} of them new"
+                output.data(f"Run {found.id} takes up {file} in iteration {each.iteration}: {rows}")
     if as_json:
-        output.json_line({"run": found.id, "iterations": [each.iteration for each in taken]})
+        files_taken = [
+            {"file": file, "iteration": each.iteration, "rows": each.row_count, "new": each.new_row_count}
+            for file, each in zip(files, taken, strict=True)
+        ]
+        output.json_line({"run": found.id, "iterations": [each.iteration for each in taken], "files": files_taken})
         return
-    for file, each in zip(files, taken, strict=True):
-        output.data(f"Run {found.id} takes up {file} in iteration {each.iteration}")
     from semievol.controller.v1 import controller_service_pb2 as pb
 
     if taken[-1].run.state != pb.STATE_RUNNING:

@@ -1636,8 +1636,14 @@ class AddDataResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     ITERATION_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    NEW_ROW_COUNT_FIELD_NUMBER: _builtins.int
     iteration: _builtins.int
     """The iteration that takes the rows up, from 1."""
+    row_count: _builtins.int
+    """Rows of the upload that can be used."""
+    new_row_count: _builtins.int
+    """Of them, those that the run has not taken in yet."""
     @_builtins.property
     def run(self) -> Global___Run:
         """The run."""
@@ -1647,10 +1653,12 @@ class AddDataResponse(_message.Message):
         *,
         run: Global___Run | None = ...,
         iteration: _builtins.int = ...,
+        row_count: _builtins.int = ...,
+        new_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "new_row_count", b"new_row_count", "row_count", b"row_count", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
