@@ -13,6 +13,7 @@ LINK=sv-$NAME       # this machine's end of the link; the other end is the node'
 CGROUP=semievol-$NAME
 HOST_ADDRESS=$NET.1
 NODE_ADDRESS=$NET.2
+PODS=10.244.0.0/24 # as node/cni/10-pods.conflist has it
 
 say() { printf '%s: %s\n' "$NAME" "$*"; }
 fail() { printf "$NAME: %s\n" "$@" >&2; exit 1; }

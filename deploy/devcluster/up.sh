@@ -73,6 +73,9 @@ lay_link() {
     ip link add "$LINK" type veth peer name eth0 netns "$(node_pid)"
     ip address add "$HOST_ADDRESS/24" dev "$LINK"
     ip link set "$LINK" up
+    # tests that ask an engine's pod, as a controller in the cluster does, run on this machine; the route goes with the link
+    ip route add "$PODS" via "$NODE_ADDRESS" 2>/dev/null ||
+      say "there is a route to $PODS already (another cluster's?), so this one's pods cannot be reached from this machine"
   fi
 }
 
