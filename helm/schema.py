@@ -145,6 +145,7 @@ def definitions() -> Schema:
 _TIMES = ("periodSeconds", "timeoutSeconds", "successThreshold", "failureThreshold")
 POD: Schema = {
     **{name: ref(name) for name in ("image", "resources", "env", "serviceAccount", "gpu", "persistence")},
+    "volumes": ref("objects"), "volumeMounts": ref("objects"),
     "podAnnotations": ref("texts"), "podLabels": ref("texts"), "podSecurityContext": OBJECT, "securityContext": OBJECT,
     "nodeSelector": ref("texts"), "tolerations": ref("objects"), "affinity": OBJECT, "topologySpreadConstraints": ref("objects"),
     "priorityClassName": TEXT, "runtimeClassName": TEXT, "shmSize": ref("size"), "terminationGracePeriodSeconds": COUNT,
@@ -182,7 +183,7 @@ def object_store() -> Schema:
 def milvus() -> Schema:
     return mapping(
         **SERVER, command=listed(TEXT, minItems=1), configDirectory=text("^/"), config=OBJECT, etcdQuotaBytes=POSITIVE,
-        external=mapping(uri=text("^(https?://.+)?$"), existingSecret=TEXT),
+        external=mapping(uri=text("^(https?://.+)?$"), existingSecret=TEXT, caSecret=TEXT),
     )  # fmt: skip
 
 
@@ -206,11 +207,12 @@ def values() -> Schema:
         "tls": mapping(
             mode=one_of("off", "self-signed", "cert-manager", "existing"), mutual=SWITCH, existingSecret=TEXT, extraNames=ref("names"),
             days={"type": "integer", "minimum": 2, "maximum": 3650},
-            certManager=mapping(issuerRef=mapping(name=TEXT, kind=one_of("Issuer", "ClusterIssuer"), group=TEXT)),
+            certManager=mapping(issuerRef=mapping(name=TEXT, kind=NAME, group=TEXT)),
         ),
         "auth": mapping(enabled=SWITCH, existingSecret=TEXT),
         "networkPolicy": mapping(
             enabled=SWITCH, publicFrom=ref("objects"), metricsFrom=ref("objects"), dns=ref("objects"),
+            dnsPorts=listed(ref("port"), minItems=1),
             apiServer=mapping(cidrs=ref("names"), ports=listed(ref("port"), minItems=1)),
             extraEgress={"type": "object", "propertyNames": one_of(*PODS), "additionalProperties": ref("objects")},
         ),

@@ -66,8 +66,15 @@ spec:
   strategy:
     {{- if .values.strategy }}
     {{- toYaml .values.strategy | nindent 4 }}
-    {{- else if or .values.persistence.enabled (gt (int .values.gpu.count) 0) }}
+    {{- else if .values.persistence.enabled }}
     type: Recreate
+    {{- else if gt (int .values.gpu.count) 0 }}
+    {{- if or .values.autoscaling.enabled (gt (int .values.replicas) 1) }}
+    type: RollingUpdate # one after the other, since no GPU is spare
+    rollingUpdate: {maxSurge: 0, maxUnavailable: 1}
+    {{- else }}
+    type: Recreate
+    {{- end }}
     {{- else }}
     type: RollingUpdate
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}

@@ -117,6 +117,10 @@ http://{{ include "semievol.address" (dict "root" . "name" "milvus" "port" 19530
   valueFrom:
     secretKeyRef: {name: {{ .Values.milvus.external.existingSecret }}, key: token}
 {{- end }}
+{{- if and (not .Values.milvus.enabled) .Values.milvus.external.caSecret }}
+- name: GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
+  value: /etc/semievol/milvus-ca/ca.crt
+{{- end }}
 {{- end }}
 
 {{/* An engine's settings, serving or a run's. */}}

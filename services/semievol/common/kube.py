@@ -210,7 +210,7 @@ class Kube:
                 response = self._transport.send(request, timeout_s=self._timeout_s)
             except errors.Unavailable as error:
                 if last:
-                    raise errors.Unavailable(f"Cannot {action}: {error.message}") from error
+                    raise errors.Unavailable(f"Cannot {action}: {error.message}", field=error.field) from error
                 pause(attempt, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
                 continue
             if response.status < 300:
@@ -268,7 +268,9 @@ class ClientTransport:
             body = bytes(answer.read() or b"")
         except (ApiException, HTTPError, OSError) as error:  # an ApiException of its own making: TLS
             host = self._client.configuration.host
-            raise errors.Unavailable(f"The Kubernetes API at {host} cannot be reached ({_reason(error)}).") from error
+            raise errors.Unavailable(
+                f"The Kubernetes API at {host} cannot be reached ({_reason(error)}).", field="Kubernetes"
+            ) from error
         return Response(answer.status, body, _seconds(answer.getheader("Retry-After")))
 
 
@@ -291,6 +293,7 @@ def api_client(kubeconfig: str = "", context: str = "") -> tuple[ApiClient, str]
     """A client of one's own, and the namespace that its configuration names (or empty): in a pod without `kubeconfig` the service account's,
     else a kubeconfig file's. Raises NotSupported, InvalidInput(field=kubeconfig)."""
     try:
+        import yaml
         from kubernetes import client, config
     except ImportError as error:
         raise errors.NotSupported("Clusters need a package: pip install 'semievol[kubernetes]'.", field="kubeconfig") from error
@@ -304,7 +307,7 @@ def api_client(kubeconfig: str = "", context: str = "") -> tuple[ApiClient, str]
         file, wanted = kubeconfig or None, context or None
         config.load_kube_config(config_file=file, context=wanted, client_configuration=settings, persist_config=False)
         contexts, active = config.list_kube_config_contexts(file)
-    except (config.ConfigException, OSError, ValueError) as error:
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:
         raise errors.InvalidInput(f"No cluster can be talked to: {errors.first_line(error)}", field="kubeconfig") from error
     chosen = next((one for one in contexts if one["name"] == wanted), active)
     return _named(client.ApiClient(settings)), chosen["context"].get("namespace", "")

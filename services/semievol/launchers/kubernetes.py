@@ -16,12 +16,12 @@ from collections import OrderedDict
 from typing import TypeVar
 
 from semievol.common import errors
-from semievol.common.kube import CONFIG_MAP, EVENT, JOB, POD, Kube, KubernetesSettings, Object, condition, connect
+from semievol.common.kube import EVENT, JOB, POD, Kube, KubernetesSettings, Object, condition, connect
 from semievol.launchers import entrypoint
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
 from semievol.launchers.kubernetes_logs import JobLog, read_position
-from semievol.launchers.kubernetes_runs import run_owner
+from semievol.launchers.kubernetes_runs import forget_run, run_owner
 from semievol.ports import JobSpec, JobState, JobStatus, LogPart
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class KubernetesLauncher:
 
     def forget_run(self, run: str) -> None:
         """Deletes the run's ConfigMap, and with it what it owns: Jobs, pods, those of run engines included."""
-        self._kube.delete(CONFIG_MAP, objects.run_object_name(run))
+        forget_run(self._kube, self._template(), run)
 
     def _owner(self, run: str) -> Object:
         return run_owner(self._kube, self._settings, self._template(), run)

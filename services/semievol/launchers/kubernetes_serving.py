@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from semievol.common import errors
-from semievol.common.kube import COMPONENT, DEPLOYMENT, POD, Kube, Object
+from semievol.common.kube import COMPONENT, DEPLOYMENT, INSTANCE, POD, Kube, Object
 from semievol.launchers import kubernetes_objects as objects
 from semievol.launchers import kubernetes_states as states
 from semievol.launchers.kubernetes_engines import COMPONENT as RUN_ENGINE
@@ -82,7 +82,8 @@ class DeploymentServing:
         held = accelerators(serving["spec"]["template"]) if serving["spec"].get("replicas", 1) else {}
         if not held:
             return False
-        waiting = self._kube.list(POD, objects.OURS, fields="status.phase=Pending")
+        release = {name: value for name, value in serving["metadata"].get("labels", {}).items() if name == INSTANCE}
+        waiting = self._kube.list(POD, objects.OURS | release, fields="status.phase=Pending")
         reasons = [states.waiting_reason(pod) for pod in waiting if pod["metadata"].get("labels", {}).get(COMPONENT) in _OURS]
         return any(f"Insufficient {name}" in reason for name in held for reason in reasons)
 

@@ -66,9 +66,15 @@ def test_the_classes_that_check_suggests_can_be_copied_into_a_run_file(invoke: I
 
 def test_answers_that_only_have_numbers_in_them_are_taken_for_texts(invoke: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"It is {n}+1.\n#### {n + 1}"}) + "\n" for n in range(12)))
+    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"It is {n} + 1 = {n + 1}."}) + "\n" for n in range(12)))
     result = invoke("data", "check", path)
     assert (result.exit_code, "The task is free text" in result.stdout) == (0, True)
+
+
+def test_solutions_that_end_with_their_number_are_taken_for_numbers(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{n}", "answer": f"It is {n}+1.\n#### {n + 1}"}) + "\n" for n in range(12)))
+    assert "The task is a number (all answers are numbers)" in invoke("data", "check", path).stdout
 
 
 def test_a_split_whose_answers_are_all_empty_is_taken_as_unlabeled(invoke: Invoke, tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ def test_a_run_has_one_config_map_that_the_release_owns_and_that_owns_its_jobs(s
     jobs.forget_run("demo")  # again
 
 
+def test_two_releases_of_one_namespace_do_not_touch_each_others_runs(server: FakeApiServer, tmp_path: Path) -> None:
+    """The same run file gives the same run id in both, and so the same names."""
+    (tmp_path / "other").mkdir()
+    launcher(server, tmp_path).submit(SPEC)
+    other = launcher(server, tmp_path / "other")
+    file = tmp_path / "other" / "templates.yaml"
+    file.write_text(file.read_text().replace("instance: release", "instance: second"))
+    with pytest.raises(errors.Conflict, match="The release release has a run demo in this namespace"):
+        other.submit(JobSpec("demo-1-score-1", "a.b:run", (), {"run": "demo"}))
+    other.forget_run("demo")
+    assert server.names(CONFIG_MAP) == ["semievol-run-demo"]
+    assert server.names(JOB) == [NAME]
+
+
 def test_a_job_of_a_run_whose_config_map_was_deleted_gets_a_new_one(server: FakeApiServer, jobs: KubernetesLauncher) -> None:
     """With the old one's uid the garbage collector would take the new Job at once."""
     jobs.submit(SPEC)

@@ -131,7 +131,12 @@ def translate(error: Exception, what: str, where: str) -> errors.SemiEvolError:
         )
     if code == _RATE_LIMIT:
         return errors.Busy(f"Milvus at {where}: {what}, it takes no more for now ({_first_line(text)}).")
-    return errors.Unavailable(f"Milvus at {where}: {what} ({_first_line(text)}); is it running and healthy?")
+    private = (
+        " Is its certificate a private CA's? GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names a file with that."
+        if where.startswith("https")
+        else ""
+    )
+    return errors.Unavailable(f"Milvus at {where}: {what} ({_first_line(text)}); is it running and healthy?{private}")
 
 
 def _code(error: BaseException) -> Any:
