@@ -13,7 +13,7 @@ from semievol.common import errors
 from semievol.door import answers
 from semievol.door.errors import Names
 from semievol.door.parts import Parts
-from semievol.door.requests import SamplingBody, check_list, limit, read
+from semievol.door.requests import Count, SamplingBody, check_list, limit, read
 from semievol.ports import ChatDelta, Completion, Prompt
 
 # The API's roles -> ours. `developer` is its new name for `system`.
@@ -62,9 +62,9 @@ class MessageBody(BaseModel):
 
 class ChatBody(SamplingBody):
     messages: list[MessageBody]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Count | None = None
 
 
 class ChatShape:

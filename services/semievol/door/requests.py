@@ -83,6 +83,9 @@ class Body(BaseModel):
                 )
 
 
+Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # what a message to an engine has room for; narrower bounds are the core's
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -95,7 +98,7 @@ class SamplingBody(Body):
     n: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
@@ -192,7 +195,8 @@ def _wrong(error: ValidationError) -> errors.InvalidInput:
         return errors.InvalidInput(
             f"Missing required parameter: {place}.", field=place, details={"code": "missing_required_parameter"}
         )
-    return errors.InvalidInput(f"Invalid {place}: {first['msg']}.", field=place, details={"code": "invalid_type"})
+    kind = {} if first["type"] in ("less_than", "greater_than_equal") else {"code": "invalid_type"}  # a number of the right type
+    return errors.InvalidInput(f"Invalid {place}: {first['msg']}.", field=place, details=kind)
 
 
 def _place(location: Sequence[int | str]) -> str:
