@@ -84,7 +84,8 @@ async def respond(request: Request, parts: Parts, asked: Asked, shape: Shape) ->
 
 
 async def _streamed(request: Request, parts: Parts, asked: Asked, shape: Shape) -> Response:
-    sampling, key = replace(asked.sampling, n=1), asked.body.user or ""
+    # all choices of a request come from one model, a canary or not
+    sampling, key = replace(asked.sampling, n=1), asked.body.user or asked.id
     calls = []
     for prompt in asked.prompts:
         for sample in range(asked.sampling.n):

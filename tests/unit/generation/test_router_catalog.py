@@ -51,6 +51,10 @@ def test_a_name_is_an_alias_a_model_or_the_base() -> None:
     assert known.resolve("prod", "") != known.resolve("new", "")  # the alias is named
 
 
+def test_a_models_own_name_is_that_model_whatever_aliases_say() -> None:
+    assert catalog(Alias("old", "new")).resolve("old", "") == Wanted(OLD, "", "base-model")
+
+
 def test_no_name_is_the_default_alias_if_there_is_one_else_the_base() -> None:
     known = catalog(Alias("prod", "new"))
     assert known.resolve("", "", "prod") == Wanted(NEW, "prod", "base-model")

@@ -52,18 +52,19 @@ class Catalog:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
 
     def resolve(self, name: str, key: str, default_alias: str = "") -> Wanted | None:
-        """An alias, a model's name, or `base`; empty: the default alias if there is one, else the base. None for a name that is none of
+        """A model's name, an alias, or `base`; empty: the default alias if there is one, else the base. None for a name that is none of
         these. Equal keys get equal models while an alias's weights stand; an empty key is drawn. Raises Conflict (an alias of a model
         that is gone)."""
         if not name:
             name = default_alias if default_alias in self.aliases else BASE_MODEL
         if name == BASE_MODEL:
             return Wanted()
+        if model := self.models.get(name):  # before aliases: under a model's name no other weights may answer
+            return Wanted(model, base=model.base)
         if alias := self.aliases.get(name):
             drawn = self._drawn(alias, key)
             return Wanted(drawn, alias.name, drawn.base)
-        model = self.models.get(name)
-        return Wanted(model, base=model.base) if model else None
+        return None
 
     def served_adapters(self) -> set[str]:
         """Engines' names of all that an alias sends calls to."""
