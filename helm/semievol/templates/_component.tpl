@@ -44,6 +44,8 @@ automountServiceAccountToken: {{ .apiAccess | default false }}
 {{- $alive := dict "grpc" (dict "port" 8081 "service" "liveness") -}}
 {{- $probes = dict "startup" $alive "liveness" $alive "readiness" (dict "grpc" (dict "port" 8081)) -}}
 {{- end -}}
+{{- $gpu := gt (int .values.gpu.count) 0 -}}
+{{- $several := or .values.autoscaling.enabled (gt (int .values.replicas) 1) -}}
 {{- $ports := list (dict "name" .portName "port" .port) -}}
 {{- if $grpc -}}
 {{- $ports = append $ports (dict "name" "health" "port" 8081) -}}
@@ -66,15 +68,11 @@ spec:
   strategy:
     {{- if .values.strategy }}
     {{- toYaml .values.strategy | nindent 4 }}
-    {{- else if .values.persistence.enabled }}
+    {{- else if or .values.persistence.enabled (and $gpu (not $several)) }}
     type: Recreate
-    {{- else if gt (int .values.gpu.count) 0 }}
-    {{- if or .values.autoscaling.enabled (gt (int .values.replicas) 1) }}
+    {{- else if $gpu }}
     type: RollingUpdate # one after the other, since no GPU is spare
     rollingUpdate: {maxSurge: 0, maxUnavailable: 1}
-    {{- else }}
-    type: Recreate
-    {{- end }}
     {{- else }}
     type: RollingUpdate
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}

@@ -4,7 +4,7 @@ root, name (of the component), values (merged)
 repository   image where the values name none
 command, args, ports ({name, port}), env (YAML list)
 probes       startup, readiness, liveness as YAML maps without timings
-tls          server | client | none;  tokens, jobs, storeCa, milvusCa, models: bool, what is mounted
+tls          server | client | none;  tokens, jobs, storeCa, models: bool, what is mounted
 apiAccess    whether the pod has its ServiceAccount's token
 job          restartPolicy Never, no probes
 account      ServiceAccount's owner, if not `name`
@@ -123,9 +123,6 @@ spec:
 {{- if and .storeCa (not .root.Values.objectStore.enabled) .root.Values.objectStore.external.caSecret }}
 - {name: store-ca, mountPath: /etc/semievol/store-ca, readOnly: true}
 {{- end }}
-{{- if and .milvusCa (not .root.Values.milvus.enabled) .root.Values.milvus.external.caSecret }}
-- {name: milvus-ca, mountPath: /etc/semievol/milvus-ca, readOnly: true}
-{{- end }}
 {{- if and .models .root.Values.models.existingClaim }}
 - {name: models, mountPath: /models, readOnly: true}
 {{- end }}
@@ -173,10 +170,6 @@ spec:
 {{- if and .storeCa (not .root.Values.objectStore.enabled) .root.Values.objectStore.external.caSecret }}
 - name: store-ca
   secret: {secretName: {{ .root.Values.objectStore.external.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}
-{{- end }}
-{{- if and .milvusCa (not .root.Values.milvus.enabled) .root.Values.milvus.external.caSecret }}
-- name: milvus-ca
-  secret: {secretName: {{ .root.Values.milvus.external.caSecret }}, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- if and .models .root.Values.models.existingClaim }}
 - name: models

@@ -6,8 +6,7 @@ from semievol.common.artifacts import Artifacts
 from semievol.controller.plan import StepPlan, StepState
 from semievol.controller.runs import RunRecord
 from semievol.data.intake import Role
-from semievol.data.overlaps import new_rows
-from semievol.data.rows import content_id
+from semievol.data.overlaps import contents, new_rows
 from semievol.data.uploaded import load_upload
 from semievol.steps import records
 
@@ -26,10 +25,9 @@ def _known(artifacts: Artifacts, steps: list[StepPlan]) -> dict[str, str]:
     """Every row that was ever taken in: its id -> its content's id."""
     read = (step for step in steps if step.name in ("intake", "extend") and step.state is StepState.DONE)
     files = (file for step in read for file in step.manifests[None].files if file.path.endswith(".jsonl"))
-    rows = (
+    return contents(
         records.row_from_record(line) for file in files if file.path != "gold.jsonl" for line in artifacts.read_json_lines(file)
     )
-    return {row.id: content_id(row) for row in rows}
 
 
 def next_iteration(steps: list[StepPlan], *, at_work: bool) -> int:

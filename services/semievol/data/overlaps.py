@@ -57,8 +57,13 @@ def check_ids(datasets: Sequence[DataSet]) -> None:
                 raise errors.InvalidInput(f"{message} Ids must differ between the files of a run.", field=f"data.{data.role}")
 
 
+def contents(rows: Iterable[Row]) -> dict[str, str]:
+    """The id of each row -> its content's id, which is what `new_rows` compares: rows themselves need not be kept."""
+    return {row.id: content_id(row) for row in rows}
+
+
 def new_rows(rows: Iterable[Row], known: Mapping[str, str]) -> list[Row]:
-    """Rows that the run has not seen: neither left, nor learned from, nor held out. `known`: the id of each that it has -> its content's id.
+    """Rows that the run has not seen: neither left, nor learned from, nor held out. `known`: the `contents` of those that it has.
 
     Raises InvalidInput where an id is that of another row already."""
     fresh = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from semievol.common.keys import canonical_json
-from semievol.data.overlaps import new_rows
-from semievol.data.rows import content_id
+from semievol.data.overlaps import contents, new_rows
 from semievol.steps import records
 from semievol.steps.context import StepContext
 from semievol.steps.intake import gold_lines, read_rows
@@ -15,7 +14,7 @@ KNOWN = ("labeled", "unlabeled", "test", "dev")
 
 
 def run(step: StepContext) -> dict[str, bytes | Path]:
-    known = {row.id: content_id(row) for role in KNOWN for row in step.rows(role)}
+    known = contents(row for role in KNOWN for row in step.rows(role))
     rows = step.rows("unlabeled")
     gold = {record["id"]: record["answer"] for record in step.lines("gold")}
     repeated = 0
@@ -24,7 +23,7 @@ def run(step: StepContext) -> dict[str, bytes | Path]:
         fresh = new_rows(data.rows, known)
         repeated += len(data.rows) - len(fresh)
         rows += fresh
-        known |= {row.id: content_id(row) for row in fresh}
+        known |= contents(fresh)
         gold |= {row.id: data.answers[row.id] for row in fresh if row.id in data.answers}
         step.progress(number, len(step.params["added"]), "files")
     outputs: dict[str, bytes | Path] = {**records.row_parts(step.scratch, "unlabeled", rows, step.params["shard_rows"])}
