@@ -263,7 +263,7 @@ def find_model(client: ControllerClient, name: str) -> pb.Model:
     listed = client.list_models()
     models = {model.name: model for model in listed.models}
     aliases = {alias.name: alias.model for alias in listed.aliases}
-    model = models.get(aliases.get(name, name))
+    model = models.get(name) or models.get(aliases.get(name, ""))  # in the router's order
     if model is None:
         raise nearest("alias or model", name, [*aliases, *models], "model")
     return model
