@@ -42,6 +42,7 @@ SERVICES = ("embedding", "retrieval", "generation", "judging", "training", "cont
 _DOOR_PORT = 7  # places after the first port
 _START_S = 600.0  # a base model may have to be prepared or downloaded first
 _STOP_S = 60.0
+_DEFAULT_MAX_TOKENS = 1024  # of a chat through the door that names no limit, where one reply is written at a time
 _LOOK_EVERY_S = 10.0  # at an engine in the same process, which does not go away alone
 _SERVED_ADAPTERS = 1000  # what is kept in memory of them is the engine's own decision (GenerationSettings.merged_models)
 
@@ -277,7 +278,11 @@ class Embedded:
 
         port = self._settings.port + _DOOR_PORT if self._settings.port else 0
         router, embedding = self._addresses["router"], self._addresses["embedding"]
-        door = Door(DoorSettings(address=f"127.0.0.1:{port}", generation=router, embedding=embedding))
+        asked = DoorSettings(address=f"127.0.0.1:{port}", generation=router, embedding=embedding)
+        if self._settings.engine == "transformers" and "default_max_tokens" not in asked.model_fields_set:
+            # one reply at a time: one that goes on until the model has no room left keeps everybody waiting for minutes
+            asked = asked.model_copy(update={"default_max_tokens": _DEFAULT_MAX_TOKENS})
+        door = Door(asked)
         try:
             self._run(door.start(), _START_S)
         except errors.NotSupported as error:

@@ -155,11 +155,13 @@ class VectorIndex(Protocol):
 
 
 NO_LIMIT = 2**31 - 1  # `Sampling.max_tokens` of a reply that ends by itself, or with the room that the model has
+GREEDY_BELOW = 1e-5  # a temperature that draws the likeliest token always; dividing by less leaves the range of float32
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to decode. temperature 0 is greedy; 1 samples from the model's own distribution. `stop` strings are not part of the text.
+    """How to decode. temperature 0 is greedy, as is anything below `GREEDY_BELOW`; 1 samples from the model's own distribution. `stop` strings
+    are not part of the text.
 
     `top_logprobs`: how many of the likeliest tokens are told at each place of a reply, 0 to 20."""
 

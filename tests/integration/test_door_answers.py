@@ -120,6 +120,20 @@ def test_a_reply_can_be_appended_to_the_conversation_as_it_came(client: openai.O
     assert [one.role for one in engine.asked[-1][1].messages] == ["user", "assistant", "user"]
 
 
+def test_a_history_may_have_empty_replies_and_names(client: openai.OpenAI, engine: Recording) -> None:
+    history: list[Any] = [{"role": "user", "name": "Ann", "content": "Hello"}, {"role": "assistant", "content": ""}]
+    client.chat.completions.create(model="base", messages=[*history, *HELLO])
+    assert [one.content for one in engine.asked[-1][1].messages][:2] == ["Hello", ""]
+
+
+def test_numbers_that_float32_has_no_room_for_mean_the_likeliest_token(client: openai.OpenAI, engine: Recording) -> None:
+    reply = client.chat.completions.create(model="base", messages=HELLO, temperature=1e-40, n=2)
+    assert len(reply.choices) == 2
+    assert (engine.asked[-1][2].temperature, engine.asked[-1][2].n) == (0, 1)
+    client.chat.completions.create(model="base", messages=HELLO, top_p=1e-50)
+    assert 0 < engine.asked[-1][2].top_p < 1e-5
+
+
 def test_parameters_at_their_neutral_values_are_no_obstacle(client: openai.OpenAI) -> None:
     client.chat.completions.create(
         model="base",
@@ -279,6 +293,8 @@ def test_models_are_those_of_the_generation_side(client: openai.OpenAI, door: Op
     (model,) = client.models.list()
     assert (model.id, model.owned_by) == ("base", "semievol")
     assert Model.model_validate(client.models.retrieve("base").model_dump()) == model
+    assert client.models.retrieve("embedding").model_dump()["root"] == "fake"
+    assert httpx.head(f"{door.root}/health").status_code == 200
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nobody/none")
     assert caught.value.code == "model_not_found"

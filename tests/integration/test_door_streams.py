@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,20 @@ def test_more_than_the_engine_takes_are_told_to_come_back() -> None:
         engine.gate.set()
         list(first)
         waiting.join()
+
+
+def test_a_stream_of_many_choices_leaves_places_for_others() -> None:
+    """An engine that takes 33 calls: of 64 choices 8 are asked at a time."""
+    engine = Gated()
+    with opened(engine, max_waiting_count=32) as door, door.client() as client:
+        stream = client.chat.completions.create(model="base", messages=HELLO, stream=True, n=64)
+        engine.gate.set()
+        texts = [""] * 64
+        for chunk in stream:
+            texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+        prompts = client.completions.create(model="base", prompt=["Once"] * 100, stream=True)
+        assert {chunk.choices[0].index for chunk in prompts} == set(range(100))
+    assert texts == ["before after"] * 64
 
 
 def test_more_requests_than_the_door_takes_are_told_to_come_back() -> None:
@@ -189,6 +204,33 @@ def test_the_doors_end_does_not_wait_for_ever() -> None:
         next(iter(stream))
         assert engine.started.wait(5)
     assert engine.cancelled.wait(5)
+
+
+def test_those_who_are_cut_off_by_the_doors_end_are_told_so() -> None:
+    whole, stream = Slow(), Slow()
+    answers: dict[str, httpx.Response] = {}
+
+    def ask(name: str, url: str, **body: object) -> None:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        answers[name] = httpx.post(f"{url}/chat/completions", headers=headers, json={"model": "base", "messages": HELLO, **body})
+
+    with opened(whole, grace_s=0) as one, opened(stream, grace_s=0) as other:
+        threads = [
+            threading.Thread(target=ask, args=("whole", one.url)),
+            threading.Thread(target=ask, args=("stream", other.url), kwargs={"stream": True}),
+        ]
+        for thread in threads:
+            thread.start()
+        assert whole.started.wait(10)
+        assert stream.started.wait(10)
+    for thread in threads:
+        thread.join(10)
+    assert answers["whole"].status_code == 503
+    assert answers["whole"].headers["retry-after"] == "1"
+    assert answers["whole"].json()["error"]["code"] == "unavailable"
+    *_, name, data = answers["stream"].text.strip().split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "unavailable"
 
 
 def gauge(door: Opened, name: str) -> float:

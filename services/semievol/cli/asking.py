@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.algorithm.prompts import plain_prompt
 from semievol.algorithm.types import Message, Row, TaskType
-from semievol.cli.connect import controller, find_model, reached, router
+from semievol.cli.connect import controller, find_model, live_suite, reached, router
 from semievol.cli.options import Target
 from semievol.cli.runfiles import read_run_file
 from semievol.client.controller import ControllerClient
@@ -56,6 +56,14 @@ def from_run_file(path: Path) -> tuple[str, tuple[str, ...]]:
     rows = load(spec.data.labeled, spec.task.task(), Role.LABELED, names=spec.data.map, on_bad=spec.bad_rows).rows
     every = {row.options for row in rows}
     return spec.name, every.pop() if len(every) == 1 else ()
+
+
+def serving(target: Target, model: str, *, base: bool) -> str:
+    """Address of the router that runs for this home, if what is asked for is the base that it serves, which needs no run; else empty."""
+    record = live_suite(target.home)
+    if record is None or not (model in (BASE_MODEL, record["model"]) if model else base):
+        return ""
+    return str(record["addresses"].get("router", ""))
 
 
 def look_up(target: Target, name: str) -> Wanted:

@@ -69,20 +69,25 @@ def on_interrupt(text: str) -> Iterator[None]:
 
 
 class _Stderr(logging.Handler):
-    """Writes to whatever stderr is at the moment: progress bars put themselves in its place."""
+    """Writes to whatever stderr is at the moment: progress bars put themselves in its place. `tracebacks`: those of errors too."""
+
+    def __init__(self, tracebacks: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._tracebacks = tracebacks
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):
             click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
-            if record.exc_info and os.environ.get("SEMIEVOL_DEBUG"):
+            if record.exc_info and (os.environ.get("SEMIEVOL_DEBUG") or self._tracebacks and record.levelno >= logging.ERROR):
                 click.echo("".join(traceback.format_exception(*record.exc_info)), err=True, nl=False)
 
 
-def log_to_stderr() -> None:
-    """Warnings of services in this process become single lines."""
+def log_to_stderr(*, tracebacks: bool = False) -> None:
+    """Warnings of services in this process become single lines. `tracebacks`: of errors too, for a server, whose clients learn a request's id
+    only."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
-        handler = _Stderr(logging.WARNING)
+        handler = _Stderr(tracebacks)
         # what a job says is kept in its log, and events say how it ended
         handler.addFilter(lambda record: not record.name.startswith("semievol.launchers"))
         root.addHandler(handler)

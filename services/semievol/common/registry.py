@@ -16,7 +16,7 @@ from semievol.common import errors
 from semievol.common.keys import canonical_json
 from semievol.common.records import damaged, read_record
 from semievol.common.runspec import NAME_PATTERN
-from semievol.ports import ObjectStore
+from semievol.ports import BASE_MODEL, ObjectStore
 
 FULL_WEIGHT = 100  # percent
 
@@ -131,6 +131,10 @@ class Registry:
         if not 1 <= weight <= FULL_WEIGHT:
             raise errors.InvalidInput(f"A weight is a percentage from 1 to 100, not {weight}.", field="weight")
         known = [one.name for one in self.models()]
+        if alias == BASE_MODEL or alias in known:
+            raise errors.InvalidInput(
+                f"{alias} is a model's own name, which comes before an alias: choose another.", field="alias"
+            )
         if model not in known:
             raise errors.NotFound(
                 f"There is no model {model!r}; known models: {', '.join(known[-5:]) or 'none yet'}.", field="model"

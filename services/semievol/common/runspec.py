@@ -26,6 +26,7 @@ from semievol.algorithm.types import MAX_OPTIONS, AnswerForm, Collaborator, Task
 from semievol.common import errors
 from semievol.common.columns import check_map
 from semievol.common.endpoints import check_url, is_url
+from semievol.ports import BASE_MODEL
 
 _HOLDOUT = 0.2
 _LEAST_HELD_OUT = 20  # the accuracy of fewer rows says nothing: one standard error of 20 rows is 10 points
@@ -146,6 +147,14 @@ class RunSpec(_Strict):
     engine: str = "transformers"
     placement: Literal["auto", "shared", "dedicated"] = "auto"
     trainer: Literal["peft", "openai"] = "peft"
+
+    @field_validator("name")
+    @classmethod
+    def _is_an_alias(cls, name: str) -> str:
+        """The run's best model is served under its name."""
+        if name == BASE_MODEL:
+            raise ValueError(f"{BASE_MODEL} is how the base model is asked for, so no run can be called so")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:

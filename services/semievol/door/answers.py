@@ -21,7 +21,9 @@ from semievol.door.requests import SamplingBody
 from semievol.door.streams import EventStream, after, first_of, merged, unless_gone
 from semievol.ports import ChatDelta, Completion, ModelInfo, Prompt, Sampling
 
-_MAX_CHOICES = 128  # the public API's; each of a stream is a call
+_MAX_SAMPLES = 64  # of one prompt: the generation service's bound
+_MAX_CHOICES = 128  # of all prompts of a request
+_STREAMS_AT_ONCE = 8  # each choice of a stream is a call; more would take the queue's places from everybody else
 _LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 Piece = tuple[int, tuple[ChatDelta, ModelInfo]]
@@ -61,11 +63,15 @@ class Asked:
 
 def asked(request: Request, body: SamplingBody, prompts: Sequence[Prompt], sampling: Sampling, names: Names) -> Asked:
     """Raises InvalidInput for more replies than one request may have."""
-    request.state.names = names
-    if not 1 <= body.samples * len(prompts) <= _MAX_CHOICES:
+    if not 1 <= body.samples <= _MAX_SAMPLES:
+        raise errors.InvalidInput(f"n is {body.samples}; it must be 1 to {_MAX_SAMPLES}.", field="n")
+    if body.samples * len(prompts) > _MAX_CHOICES:
         raise errors.InvalidInput(
-            f"n is {body.samples} for {len(prompts)} prompts; a request may have 1 to {_MAX_CHOICES} replies.", field="n"
+            f"{len(prompts)} prompts with {body.samples} replies each; a request may have {_MAX_CHOICES} replies. Send the prompts in "
+            "several requests.",
+            field="prompt",
         )
+    request.state.names = names  # from here on fields are those of the services
     seeds = body.seeds(sampling)
     return Asked(request.state.id, body, [replace(one, seeds=seeds) for one in prompts], sampling, names)
 
@@ -91,7 +97,7 @@ async def _streamed(request: Request, parts: Parts, asked: Asked, shape: Shape) 
         for sample in range(asked.sampling.n):
             one = replace(prompt, seeds=prompt.seeds[sample : sample + 1])
             calls.append(parts.generation.chat(asked.body.model, one, sampling, routing_key=key))
-    source = merged(calls)
+    source = merged(calls, _STREAMS_AT_ONCE)
     first = await first_of(request, source)
     path = label(request.url.path)
     parts.metrics.first_token.labels(path).observe(time.monotonic() - request.state.started)

@@ -66,12 +66,16 @@ def _add_models(app: FastAPI, parts: Parts) -> None:
         for one in models:
             if _id(one) == name:
                 return JSONResponse(_model(one, parts))
+        if parts.embedding is not None:
+            embedder = (await unless_gone(request, parts.embedding.info())).model
+            if name in (embeddings.EMBEDDING_MODEL, embedder):
+                return JSONResponse(_entry(name, embedder, parts) | {"parent": None, "max_model_len": None})
         known = ", ".join(map(_id, models))
         raise errors.NotFound(f"The model {name!r} is not served here; served: {known}.", field="model")
 
 
 def _add_watching(app: FastAPI, parts: Parts) -> None:
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         """Whether answers can be had, as the generation side says of itself (R12)."""
         if not await parts.generation.serving():
@@ -92,15 +96,11 @@ def _model(info: ModelInfo, parts: Parts) -> dict[str, Any]:
     """As the public API has it, with what vLLM adds: `root`, `parent` (of an alias: what it points at) and `max_model_len`, null where it is not
     known."""
     parent = info.name if info.alias else BASE_MODEL if info.adapter else None
-    return {
-        "id": _id(info),
-        "object": "model",
-        "created": parts.started,
-        "owned_by": _OWNER,
-        "root": info.base,
-        "parent": parent,
-        "max_model_len": info.max_model_tokens or None,
-    }
+    return _entry(_id(info), info.base, parts) | {"parent": parent, "max_model_len": info.max_model_tokens or None}
+
+
+def _entry(name: str, root: str, parts: Parts) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": parts.started, "owned_by": _OWNER, "root": root}
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -19,6 +19,8 @@ from semievol.ports import ChatDelta, Completion, Prompt
 # The API's roles -> ours. `developer` is its new name for `system`.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
+_TOOL_ROLES = ("tool", "function")
+
 
 class MessageBody(BaseModel):
     """One message. What else answers of this API carry (`refusal`, `annotations`) passes while it is empty."""
@@ -27,9 +29,16 @@ class MessageBody(BaseModel):
 
     role: str
     content: str | list[dict[str, Any]] | None = None
+    name: str | None = None  # passes: chat templates have no place for it
 
     def message(self, field: str) -> Message:
         """Raises InvalidInput, NotSupported naming `field`."""
+        if self.role in _TOOL_ROLES:
+            raise errors.NotSupported(
+                f"Messages of the role {self.role!r} are not supported here.",
+                field=f"{field}.role",
+                details={"code": "unsupported_parameter"},
+            )
         if self.role not in _ROLES:
             raise errors.InvalidInput(
                 f"The role {self.role!r} is none of {', '.join(_ROLES)}.",

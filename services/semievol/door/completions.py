@@ -12,16 +12,14 @@ from semievol.common import errors
 from semievol.door import answers
 from semievol.door.errors import Names
 from semievol.door.parts import Parts
-from semievol.door.requests import Count, SamplingBody, check_list, limit, read
+from semievol.door.requests import Count, SamplingBody, Texts, check_list, limit, read
 from semievol.ports import ChatDelta, Completion, Prompt, TokenLogprob
 
 _MAX_TOKENS = 16  # the public API's default
 
 
 class CompletionBody(SamplingBody):
-    """A prompt of token ids is refused: ids mean something to one tokenizer only."""
-
-    prompt: str | list[str]
+    prompt: Texts
     logprobs: Count | None = None
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from semievol.common import errors
 from semievol.door.errors import Names
 from semievol.door.parts import Parts
-from semievol.door.requests import Body, check_list, read
+from semievol.door.requests import Body, Texts, check_list, read
 from semievol.door.streams import unless_gone
 from semievol.ports import EmbedderInfo, FloatMatrix
 
@@ -23,7 +23,7 @@ EMBEDDING_MODEL = "embedding"  # the name that the embedding model has everywher
 class EmbeddingBody(Body):
     """Texts that are longer than the model takes are cut, as everywhere in the suite."""
 
-    input: str | list[str]
+    input: Texts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 

@@ -71,6 +71,11 @@ class Names:
     many: bool = False
 
 
+def going_down() -> errors.Unavailable:
+    """What those hear whose answers are not whole when the door may not wait any longer."""
+    return errors.Unavailable("The server is going down; ask again.", retry_after_s=1.0)
+
+
 def answer(error: errors.SemiEvolError, names: Names | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, body, headers). `names`: of the request that the services answer; without them the door itself has named the field."""
     known = _BY_CLASS[next(cls for cls in type(error).__mro__ if cls in _BY_CLASS)]

@@ -4,6 +4,7 @@ Plain ASGI, since Starlette's own middleware class would hide from a stream that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -15,7 +16,7 @@ from collections.abc import Collection, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semievol.common import errors
-from semievol.door.errors import answer
+from semievol.door.errors import answer, going_down
 from semievol.door.metrics import Metrics, label
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ class Guard:
             await self._app(scope, receive, tell)
         except errors.SemiEvolError as error:
             await _refuse(error, tell)
+        except asyncio.CancelledError:  # uvicorn's, when the grace of a shutdown is over
+            if status:
+                raise
+            await _refuse(going_down(), tell)
         except Exception as error:
             log.error("%s %s failed, request id %s", scope["method"], scope["path"], state["id"], exc_info=error)
             if status:

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from starlette.requests import ClientDisconnect, Request
 
 from semievol.common import errors
 from semievol.common.keys import derive_seed
 from semievol.door.settings import DoorSettings
-from semievol.ports import NO_LIMIT, Sampling
+from semievol.ports import GREEDY_BELOW, NO_LIMIT, Sampling
 
 _ANY = object()
 # Field -> the values with which it changes nothing; null always does.
@@ -86,6 +86,20 @@ class Body(BaseModel):
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # what a message to an engine has room for; narrower bounds are the core's
 
 
+def _no_tokens(value: Any, info: ValidationInfo) -> Any:
+    """Raises NotSupported for token ids, in a list or in lists of them: ids mean something to one tokenizer only."""
+    if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
+        raise errors.NotSupported(
+            f"{info.field_name} holds token ids, which are not supported here; send text.",
+            field=info.field_name,
+            details={"code": "unsupported_parameter"},
+        )
+    return value
+
+
+Texts = Annotated[str | list[str], BeforeValidator(_no_tokens)]
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -111,7 +125,11 @@ class SamplingBody(Body):
     @property
     def copies(self) -> int:
         """At temperature 0 all samples are the same: one is computed."""
-        return self.samples if self.temperature == 0 else 1
+        return self.samples if self.greedy else 1
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature is not None and 0 <= self.temperature < GREEDY_BELOW
 
     @property
     def include_usage(self) -> bool:
@@ -121,8 +139,8 @@ class SamplingBody(Body):
         """Of one computed sample each; `limit`: most tokens. What is out of range stays, for the core to refuse."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
-            n=self.samples if self.temperature != 0 or self.samples < 1 else 1,
-            temperature=1.0 if self.temperature is None else self.temperature,
+            n=1 if self.greedy else self.samples,
+            temperature=1.0 if self.temperature is None else 0.0 if self.greedy else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             max_tokens=limit,
             stop=tuple(stop),

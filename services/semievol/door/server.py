@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOADING_S = 0.01  # how often is looked whether it listens
+_LAST_WORDS_S = 2.0  # for those whose requests are cut off to hear so
 _RENEW_S = 5.0  # how often, whether the certificate has been replaced
 
 
@@ -84,12 +85,14 @@ class Door:
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
     async def stop(self) -> None:
-        """Takes no more requests; those in flight may finish for `grace_s` seconds."""
+        """Takes no more requests; those in flight may finish for `grace_s` seconds, and are told so if they do not."""
         if self._renewal is not None:
             self._renewal.cancel()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await self._task
+            if cut_off := set(self._server.server_state.tasks):
+                await asyncio.wait(cut_off, timeout=_LAST_WORDS_S)
         if self._parts is not None:
             await self._parts.generation.close()
             if self._parts.embedding is not None:

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from semievol.common import errors
-from semievol.door.errors import Names, answer
+from semievol.door.errors import Names, answer, going_down
 from semievol.door.metrics import Metrics
 
 T = TypeVar("T")
@@ -48,18 +48,19 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def merged(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[int, T]]:
-    """(which stream, its next item), as they come. Closing this closes all; the first error ends all."""
+async def merged(streams: Sequence[AsyncGenerator[T]], at_once: int) -> AsyncGenerator[tuple[int, T]]:
+    """(which stream, its next item), as they come, of `at_once` streams at the same time. Closing this closes all; the first error ends all."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
             async for item in only:
                 yield 0, item
         return
     queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(_AHEAD * len(streams))
+    turn = asyncio.Semaphore(at_once)
 
     async def pump(index: int, stream: AsyncGenerator[T]) -> None:
         try:
-            async with aclosing(stream):
+            async with turn, aclosing(stream):
                 async for item in stream:
                     await queue.put((index, item))
             await queue.put(None)
@@ -109,6 +110,8 @@ class EventStream(StreamingResponse):
         self._metrics.open_streams.inc()
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:  # uvicorn's, when the grace of a shutdown is over
+            await send({"type": "http.response.body", "body": self._error(going_down()), "more_body": False})
         finally:
             self._metrics.open_streams.dec()
             await self._source.aclose()  # stops the models

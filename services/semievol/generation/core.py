@@ -12,7 +12,7 @@ from semievol.generation.adapters import Adapter
 from semievol.ports import AdapterHost, Cancel, Generator, ModelInfo, Prompt, Sampling, Scorer, ScoreRequest
 
 _ROLES = ("system", "user", "assistant")
-_MAX_SAMPLES = 64
+_MAX_SAMPLES = 64  # the door knows it too
 _MAX_STOPS = 16
 _MAX_TOP_LOGPROBS = 20
 CONTEXT_LENGTH = "context_length"  # value of the detail `reason` of an error about a prompt that the model has no room for
@@ -84,8 +84,9 @@ def check_sampling(sampling: Sampling) -> None:
 def check_length(prompt_tokens: int, reply_tokens: int, max_model_tokens: int, prompt_id: str, field: str) -> None:
     """A prompt must leave room for `reply_tokens` more. Raises InvalidInput naming the prompt's id."""
     if prompt_tokens + reply_tokens > max_model_tokens:
+        reply = f" and its reply {reply_tokens}" if reply_tokens > 1 else ""
         raise errors.InvalidInput(
-            f"Prompt {prompt_id!r} has {prompt_tokens} tokens; the model takes {max_model_tokens}, reply included.",
+            f"Prompt {prompt_id!r} has {prompt_tokens} tokens{reply}; the model takes {max_model_tokens}, reply included.",
             field=field,
             details={"reason": CONTEXT_LENGTH},
         )
@@ -139,7 +140,7 @@ def _check_messages(messages: Sequence[Message], field: str, prompt_id: str) -> 
             raise errors.InvalidInput(
                 f"Role {message.role!r} of prompt {prompt_id!r} is none of {', '.join(_ROLES)}.", field=f"{where}.role"
             )
-        if not message.content and message.role != "system":
+        if not message.content and message.role == "user":
             raise errors.InvalidInput(f"A {message.role} message of prompt {prompt_id!r} is empty.", field=f"{where}.content")
         _check_text(message.content, f"{where}.content")
     if messages[-1].role != "user":

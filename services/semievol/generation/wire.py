@@ -10,6 +10,7 @@ from semievol.common.v1 import chat_pb2
 from semievol.generation.v1 import generation_service_pb2 as pb
 from semievol.ports import (
     BASE_MODEL,
+    GREEDY_BELOW,
     ChatDelta,
     Completion,
     FinishReason,
@@ -25,6 +26,7 @@ from semievol.ports import (
 
 _FINISH = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 _FINISH_BACK = {number: reason for reason, number in _FINISH.items()}
+_LEAST_TOP_P = 1e-6  # takes the likeliest token already; as float32, less may become 0, which means the default
 
 
 def model_name(name: str) -> str:
@@ -47,8 +49,8 @@ def sampling(message: pb.Sampling) -> Sampling:
 def sampling_message(value: Sampling) -> pb.Sampling:
     return pb.Sampling(
         sample_count=value.n,
-        temperature=value.temperature,
-        top_p=value.top_p,
+        temperature=0 if 0 < value.temperature < GREEDY_BELOW else value.temperature,
+        top_p=max(value.top_p, _LEAST_TOP_P),
         max_tokens=value.max_tokens,
         stop=value.stop,
         top_logprobs=value.top_logprobs,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Ask a model.")
 @click.argument("prompt", nargs=-1, required=True)
 @click.option(
-    "--model", default="", metavar="ALIAS|NAME", help="An alias (a run's name) or a model's name. Default: the only alias."
+    "--model", default="", metavar="ALIAS|NAME", help="An alias (a run's name), a model's name, or base. Default: the only alias."
 )
 @click.option(
     "-f",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--option", "options", multiple=True, help="An option of a multiple-choice question; once per option.")
 @click.option("--base", is_flag=True, help="Ask the base model that it was made from, for comparison.")
 @click.option("--system", default="", help="A system message before the prompt.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest reply.")
+@click.option("--max-tokens", type=click.IntRange(1, 2**31 - 1), default=256, show_default=True, help="Longest reply.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Makes sampling repeatable.")
 @click.option(
@@ -66,15 +66,19 @@ def generate(
     --json: one object with the text, the number of its tokens, their mean negative log-likelihood in nats, that confidence in percent, and
     the identity of the weights.
     """
+    from semievol.cli import asking
+    from semievol.ports import BASE_MODEL, Prompt, Sampling
+
     as_question = as_question or run_file is not None
     if target.cluster and click.get_current_context().get_parameter_source("router") is not ParameterSource.COMMANDLINE:
         router = ""  # that of the cluster
+    if not (target.address or target.cluster or router or as_question):
+        router = asking.serving(target, model, base=base)
+    if model == BASE_MODEL:
+        base, model = True, ""
     # the router's own names are enough, unless the prompt has a form that the controller alone knows
     alone = not target.address and (not as_question if target.cluster else bool(router))
     _check_usage(as_question, options, alone, bool(target.address) and not router)
-    from semievol.cli import asking
-    from semievol.ports import Prompt, Sampling
-
     text = sys.stdin.read().strip() if prompt == ("-",) else " ".join(prompt)
     if not text:
         raise click.UsageError("The prompt is empty.")

@@ -75,7 +75,7 @@ def serve(
     Prints their addresses once all of them work. Commands that use the same --home find them by themselves. Clients of the OpenAI API use
     the last one; SEMIEVOL_DOOR_API_KEYS, or SEMIEVOL_DOOR_API_KEYS_FILE, sets keys for it.
     """
-    output.log_to_stderr()
+    output.log_to_stderr(tracebacks=True)
     from semievol.cli.connect import announce_backends
     from semievol.common.endpoints import is_url
     from semievol.embedded import EmbeddedSettings

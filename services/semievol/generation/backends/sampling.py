@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semievol.generation.core import cut_at_stop
-from semievol.ports import Cancel, Sampling
+from semievol.ports import GREEDY_BELOW, Cancel, Sampling
 
 Likely = list[tuple[int, float]]
 """(token id, raw log-probability) of the likeliest tokens at one place, likeliest first."""
@@ -42,7 +42,7 @@ class Picker:
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """[B, V] float32 logits -> the same with the chosen token's made the largest."""
-        chosen = scores.argmax(-1) if self._temperature == 0 else self._sample(scores)
+        chosen = scores.argmax(-1) if self._temperature < GREEDY_BELOW else self._sample(scores)
         total = scores.logsumexp(-1)
         picked = scores.gather(1, chosen[:, None])[:, 0] - total
         if self._top_logprobs:
