@@ -33,6 +33,7 @@ from semievol.ports import Embedder, Launcher
 
 if TYPE_CHECKING:
     from semievol.door.server import Door
+    from semievol.door.settings import DoorSettings
 
 log = logging.getLogger(__name__)
 
@@ -279,10 +280,7 @@ class Embedded:
         port = self._settings.port + _DOOR_PORT if self._settings.port else 0
         router, embedding = self._addresses["router"], self._addresses["embedding"]
         asked = DoorSettings(address=f"127.0.0.1:{port}", generation=router, embedding=embedding)
-        if self._settings.engine == "transformers" and "default_max_tokens" not in asked.model_fields_set:
-            # one reply at a time: one that goes on until the model has no room left keeps everybody waiting for minutes
-            asked = asked.model_copy(update={"default_max_tokens": _DEFAULT_MAX_TOKENS})
-        door = Door(asked)
+        door = Door(bounded(asked, self._settings.engine))
         try:
             self._run(door.start(), _START_S)
         except errors.NotSupported as error:
@@ -364,3 +362,11 @@ def in_use(home: Path, holder: Mapping[str, Any] | None) -> errors.Busy:
     """`holder`: what services.json says."""
     who = f"process {holder['pid']}" if holder else "another process"
     return errors.Busy(f"The home {home} is in use by {who}; wait for it, end it, or give another --home.")
+
+
+def bounded(settings: DoorSettings, engine: str) -> DoorSettings:
+    """With a limit for chats that name none, where neither anybody set one nor replies are written side by side: one that goes on until the
+    model has no room left would keep everybody waiting for minutes."""
+    if engine != "transformers" or "default_max_tokens" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"default_max_tokens": _DEFAULT_MAX_TOKENS})

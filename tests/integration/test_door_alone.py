@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from semievol.door.settings import DoorSettings
+from semievol.embedded import bounded
 
 from tests.doors import HELLO, KEY
 from tests.servers import Server, free_port, start_server
@@ -97,3 +99,10 @@ def test_what_keeps_it_from_starting_is_a_line_and_an_exit_code(
     assert ended.returncode == code, ended.stderr
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_only_who_writes_one_reply_at_a_time_has_a_limit_that_nobody_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bounded(DoorSettings(), "transformers").default_max_tokens == 1024
+    assert bounded(DoorSettings(), "vllm").default_max_tokens == 0
+    monkeypatch.setenv("SEMIEVOL_DOOR_DEFAULT_MAX_TOKENS", "0")
+    assert bounded(DoorSettings(), "transformers").default_max_tokens == 0

@@ -78,7 +78,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):
             click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
-            if record.exc_info and (os.environ.get("SEMIEVOL_DEBUG") or self._tracebacks and record.levelno >= logging.ERROR):
+            if record.exc_info and (os.environ.get("SEMIEVOL_DEBUG") or (self._tracebacks and record.levelno >= logging.ERROR)):
                 click.echo("".join(traceback.format_exception(*record.exc_info)), err=True, nl=False)
 
 

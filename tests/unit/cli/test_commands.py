@@ -429,3 +429,10 @@ def test_status_says_what_a_step_waits_for(invoke: Invoke, running_home: Path, r
     served.servicer.runs[run_id].run.steps[1].waiting_reason = "Unschedulable: 1 Insufficient nvidia.com/gpu."
     text = invoke("status", "demo", "--home", running_home).stdout
     assert "1/warm waits: Unschedulable: 1 Insufficient nvidia.com/gpu." in text
+
+
+def test_no_run_is_called_like_the_base(invoke: Invoke, running_home: Path, run_file: Path) -> None:
+    run_file.write_text(run_file.read_text().replace("name: demo", "name: base"))
+    result = invoke("run", "-f", run_file, "--home", running_home)
+    assert result.exit_code == 65
+    assert "no run can be called so" in result.stderr

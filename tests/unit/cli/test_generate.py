@@ -155,6 +155,26 @@ def test_the_base_can_be_asked_for_comparison(asked: Invoke) -> None:
     assert json.loads(asked("--base", "Hello", "--json").stdout)["model"]["adapter"] is None
 
 
+@pytest.mark.parametrize("name", ["base", "bundled:smollm2-135m"])
+def test_the_base_of_running_services_is_asked_for_by_name(
+    running_home: Path, invoke: Invoke, router_address: str, name: str
+) -> None:
+    """Before there is any run."""
+    record = json.loads((running_home / "services.json").read_text())
+    record["addresses"]["router"] = router_address
+    (running_home / "services.json").write_text(json.dumps(record))
+    result = invoke("generate", "--home", running_home, "--model", name, "Hello")
+    assert result.stdout == "<base 0> user:Hello\n", result.stderr
+
+
+def test_base_stands_for_the_only_aliass_base(asked: Invoke) -> None:
+    assert asked("--model", "base", "Hello").stdout == "<base 0> user:Hello\n"
+
+
+def test_a_limit_that_no_message_has_room_for_is_refused(asked: Invoke) -> None:
+    assert asked("--max-tokens", "3000000000", "Hello").exit_code == 2
+
+
 def test_a_run_file_puts_the_prompt_into_the_trained_form(asked: Invoke, run_file: Path) -> None:
     reply = asked("-f", run_file, "Where is it?").stdout
     assert "Question: Where is it?" in reply

@@ -117,3 +117,10 @@ def test_a_canarys_model_is_not_forgotten_with_its_run(registry: Registry) -> No
     registry.promote("a", "prod")
     registry.promote("d", "prod", 1)
     assert unregister_models(registry, "run-2") == ["e"]
+
+
+@pytest.mark.parametrize("name", ["base", "b"])
+def test_no_alias_is_called_like_what_comes_before_it(registry: Registry, name: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="choose another"):
+        registry.promote("a", name)
+    assert registry.aliases() == []

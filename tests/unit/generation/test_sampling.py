@@ -78,3 +78,9 @@ def test_rows_end_at_their_limit_or_stop_string_and_all_when_cancelled() -> None
     cancel.set()
     assert watch(torch.zeros(3, 1), None).tolist() == [True, True, True]
     assert not Watch(picker, [2, 2, 2], (), str, NEVER)(torch.zeros(3, 1), None)[0]
+
+
+def test_a_temperature_near_0_is_greedy() -> None:
+    picker = Picker([1], Sampling(temperature=1e-40))
+    picker(None, _logits(1))
+    assert (picker.tokens[0][0], picker.logprobs[0][0]) == (0, pytest.approx(math.log(0.5)))
