@@ -434,5 +434,5 @@ def test_status_says_what_a_step_waits_for(invoke: Invoke, running_home: Path, r
 def test_no_run_is_called_like_the_base(invoke: Invoke, running_home: Path, run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace("name: demo", "name: base"))
     result = invoke("run", "-f", run_file, "--home", running_home)
-    assert result.exit_code == 65
+    assert result.exit_code == 64
     assert "no run can be called so" in result.stderr
