@@ -8,7 +8,7 @@ so one idles while the other works.
     whole     requests/s of answers of at most 32 tokens to chats of different lengths, `concurrency` at a time (bar: 0.95 of theirs)
     streams   the same as streams, and the median time to a stream's first token
     minute    streams at once for so many seconds through our door: errors, tokens/s, memory of all our processes after a tenth of the time and
-              at the end (bars: no error, growth by at most 5 %)
+              at the end (bars: no error, growth by at most 5 %); then the same through `vllm serve`, since vLLM's own worker grows too
 """
 
 from __future__ import annotations
@@ -166,12 +166,14 @@ async def measure(ours: str, theirs: str, processes: list[psutil.Process], asked
         for prompt in make_prompts(asked.requests, 0)
     ]
     side = Side(ours, "base", prompts, asked.streams)
-    other = Side(theirs, "model", prompts, asked.concurrency)
+    other = Side(theirs, "model", prompts, asked.streams)
     try:
         compared = await compare(side, other, asked)
+        other_processes = [one for one in psutil.Process().children() if one not in processes]
         return {
             "compared": compared,
             "minute": await hold(side.stream, lambda: memory_of(processes), asked.streams, asked.seconds),
+            "their minute": await hold(other.stream, lambda: memory_of(other_processes), asked.streams, asked.seconds),
         }
     finally:
         await side.close()
@@ -198,7 +200,7 @@ def main() -> int:
     if asked.json:
         print(json.dumps(result))
     else:
-        for part in ("compared", "minute"):
+        for part in ("compared", "minute", "their minute"):
             print(part, *(f"  {name:32} {value}" for name, value in result[part].items()), sep="\n")
     ended = result["minute"]
     good = ended["errors"] == 0 and ended["memory_growth"] <= BARS["growth"]
