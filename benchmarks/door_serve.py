@@ -173,7 +173,7 @@ async def measure(ours: str, theirs: str, processes: list[psutil.Process], asked
         return {
             "compared": compared,
             "minute": await hold(side.stream, lambda: memory_of(processes), asked.streams, asked.seconds),
-            "their minute": await hold(other.stream, lambda: memory_of(other_processes), asked.streams, asked.seconds),
+            "their_minute": await hold(other.stream, lambda: memory_of(other_processes), asked.streams, asked.seconds),
         }
     finally:
         await side.close()
@@ -200,7 +200,7 @@ def main() -> int:
     if asked.json:
         print(json.dumps(result))
     else:
-        for part in ("compared", "minute", "their minute"):
+        for part in ("compared", "minute", "their_minute"):
             print(part, *(f"  {name:32} {value}" for name, value in result[part].items()), sep="\n")
     ended = result["minute"]
     good = ended["errors"] == 0 and ended["memory_growth"] <= BARS["growth"]

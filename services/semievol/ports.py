@@ -155,6 +155,7 @@ class VectorIndex(Protocol):
 
 
 NO_LIMIT = 2**31 - 1  # `Sampling.max_tokens` of a reply that ends by itself, or with the room that the model has
+MAX_SAMPLES = 64  # `Sampling.n` at most
 GREEDY_BELOW = 1e-5  # a temperature that draws the likeliest token always; dividing by less leaves the range of float32
 
 

@@ -59,9 +59,10 @@ def from_run_file(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def serving(target: Target, model: str, *, base: bool) -> str:
-    """Address of the router that runs for this home, if what is asked for is the base that it serves, which needs no run; else empty."""
-    record = live_suite(target.home)
-    if record is None or not (model in (BASE_MODEL, record["model"]) if model else base):
+    """Address of the router that runs for this home, if what is asked for is the base that it serves, which needs no run; else empty. `model`:
+    empty where `base` says all."""
+    record = live_suite(target.home) if model or base else None
+    if record is None or model not in ("", record["model"]):
         return ""
     return str(record["addresses"].get("router", ""))
 

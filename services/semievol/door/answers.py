@@ -19,9 +19,8 @@ from semievol.door.metrics import label
 from semievol.door.parts import Parts
 from semievol.door.requests import SamplingBody
 from semievol.door.streams import EventStream, after, first_of, merged, unless_gone
-from semievol.ports import ChatDelta, Completion, ModelInfo, Prompt, Sampling
+from semievol.ports import MAX_SAMPLES, ChatDelta, Completion, ModelInfo, Prompt, Sampling
 
-_MAX_SAMPLES = 64  # of one prompt: the generation service's bound
 _MAX_CHOICES = 128  # of all prompts of a request
 _STREAMS_AT_ONCE = 8  # each choice of a stream is a call; more would take the queue's places from everybody else
 _LEAST_LOGPROB = -9999.0  # JSON has no infinity
@@ -63,8 +62,8 @@ class Asked:
 
 def asked(request: Request, body: SamplingBody, prompts: Sequence[Prompt], sampling: Sampling, names: Names) -> Asked:
     """Raises InvalidInput for more replies than one request may have."""
-    if not 1 <= body.samples <= _MAX_SAMPLES:
-        raise errors.InvalidInput(f"n is {body.samples}; it must be 1 to {_MAX_SAMPLES}.", field="n")
+    if not 1 <= body.samples <= MAX_SAMPLES:
+        raise errors.InvalidInput(f"n is {body.samples}; it must be 1 to {MAX_SAMPLES}.", field="n")
     if body.samples * len(prompts) > _MAX_CHOICES:
         raise errors.InvalidInput(
             f"{len(prompts)} prompts with {body.samples} replies each; a request may have {_MAX_CHOICES} replies. Send the prompts in "

@@ -9,10 +9,9 @@ from typing import Protocol
 from semievol.algorithm.types import Message
 from semievol.common import errors
 from semievol.generation.adapters import Adapter
-from semievol.ports import AdapterHost, Cancel, Generator, ModelInfo, Prompt, Sampling, Scorer, ScoreRequest
+from semievol.ports import MAX_SAMPLES, AdapterHost, Cancel, Generator, ModelInfo, Prompt, Sampling, Scorer, ScoreRequest
 
 _ROLES = ("system", "user", "assistant")
-_MAX_SAMPLES = 64  # the door knows it too
 _MAX_STOPS = 16
 _MAX_TOP_LOGPROBS = 20
 CONTEXT_LENGTH = "context_length"  # value of the detail `reason` of an error about a prompt that the model has no room for
@@ -61,8 +60,8 @@ def check_score(requests: Sequence[ScoreRequest]) -> None:
 
 def check_sampling(sampling: Sampling) -> None:
     """Raises InvalidInput naming `sampling...`."""
-    if not 1 <= sampling.n <= _MAX_SAMPLES:
-        raise errors.InvalidInput(f"sample_count is {sampling.n}; it must be 1 to {_MAX_SAMPLES}.", field="sampling.sample_count")
+    if not 1 <= sampling.n <= MAX_SAMPLES:
+        raise errors.InvalidInput(f"sample_count is {sampling.n}; it must be 1 to {MAX_SAMPLES}.", field="sampling.sample_count")
     if not 0 <= sampling.temperature <= 2:
         raise errors.InvalidInput(f"temperature is {sampling.temperature}; it must be 0 to 2.", field="sampling.temperature")
     if sampling.temperature == 0 and sampling.n > 1:

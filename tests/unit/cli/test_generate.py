@@ -78,14 +78,19 @@ def router_address(store: FakeStore) -> Iterator[str]:
         yield address
 
 
+def record_router(home: Path, address: str) -> None:
+    """As if the running services had this router."""
+    record = json.loads((home / "services.json").read_text())
+    record["addresses"]["router"] = address
+    (home / "services.json").write_text(json.dumps(record))
+
+
 @pytest.fixture
 def asked(running_home: Path, run_file: Path, invoke: Invoke, router_address: str) -> Callable[..., Result]:
     """Asks in a home with one finished run, `demo`."""
     assert invoke("submit", "-f", run_file, "--home", running_home).exit_code == 0
     assert invoke("models", "promote", "demo-evolved-abc123", "demo", "--home", running_home).exit_code == 0
-    record = json.loads((running_home / "services.json").read_text())
-    record["addresses"]["router"] = router_address
-    (running_home / "services.json").write_text(json.dumps(record))
+    record_router(running_home, router_address)
     return lambda *args, **kwargs: invoke("generate", "--home", running_home, *args, **kwargs)
 
 
@@ -160,9 +165,7 @@ def test_the_base_of_running_services_is_asked_for_by_name(
     running_home: Path, invoke: Invoke, router_address: str, name: str
 ) -> None:
     """Before there is any run."""
-    record = json.loads((running_home / "services.json").read_text())
-    record["addresses"]["router"] = router_address
-    (running_home / "services.json").write_text(json.dumps(record))
+    record_router(running_home, router_address)
     result = invoke("generate", "--home", running_home, "--model", name, "Hello")
     assert result.stdout == "<base 0> user:Hello\n", result.stderr
 

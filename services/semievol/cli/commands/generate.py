@@ -70,12 +70,9 @@ def generate(
     from semievol.ports import BASE_MODEL, Prompt, Sampling
 
     as_question = as_question or run_file is not None
-    if target.cluster and click.get_current_context().get_parameter_source("router") is not ParameterSource.COMMANDLINE:
-        router = ""  # that of the cluster
-    if not (target.address or target.cluster or router or as_question):
-        router = asking.serving(target, model, base=base)
     if model == BASE_MODEL:
         base, model = True, ""
+    router = _router(target, router, model, base=base, as_question=as_question)
     # the router's own names are enough, unless the prompt has a form that the controller alone knows
     alone = not target.address and (not as_question if target.cluster else bool(router))
     _check_usage(as_question, options, alone, bool(target.address) and not router)
@@ -99,6 +96,18 @@ def generate(
     else:
         output.data("")
         _note(reply)
+
+
+def _router(target: Target, router: str, model: str, *, base: bool, as_question: bool) -> str:
+    """Address of the router that was named, or that serves the base that is asked for; else empty."""
+    from semievol.cli import asking
+
+    if target.cluster:  # it has its own
+        named = click.get_current_context().get_parameter_source("router") is ParameterSource.COMMANDLINE
+        return router if named else ""
+    if target.address or router or as_question:
+        return router
+    return asking.serving(target, model, base=base)
 
 
 def _check_usage(as_question: bool, options: tuple[str, ...], alone: bool, no_router: bool) -> None:
